@@ -1,0 +1,1 @@
+"""SqueezeTime, a video-recognition network for phones, in JAX and Flax NNX."""

@@ -1,0 +1,70 @@
+"""The `squeezetime` command: one thin function per subcommand.
+
+Rooms are imported inside the functions, so that `squeezetime --help` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from squeezetime_jax.errors import UserError
+
+Run = Callable[[argparse.Namespace], int | None]
+_SUBCOMMANDS: dict[str, tuple[str, str, tuple[tuple[tuple[str, ...], dict[str, Any]], ...], Run]] = {}
+
+
+def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, options
+
+
+def _subcommand(summary: str, example: str, *arguments: tuple[tuple[str, ...], dict[str, Any]]) -> Callable[[Run], Run]:
+    """Register the function below as the subcommand of its name."""
+
+    def register(run: Run) -> Run:
+        _SUBCOMMANDS[run.__name__.strip("_")] = (summary, example, arguments, run)
+        return run
+
+    return register
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="squeezetime", description="SqueezeTime in JAX: video recognition for phones.")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (summary, example, arguments, run) in _SUBCOMMANDS.items():
+        sub = subparsers.add_parser(
+            name, help=summary, description=summary, epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for names, options in arguments:
+            sub.add_argument(*names, **options)
+        sub.set_defaults(run=run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Returns:
+      The exit status: 0, or 1 for a failure told in one line on standard error.
+
+    Raises:
+      SystemExit: with status 2, for a command line that is not understood; with 0 after `--help`.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"squeezetime {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"squeezetime {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `squeezetime ... | head`: the reader has left, nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
