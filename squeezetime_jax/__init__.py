@@ -1,1 +1,32 @@
-"""SqueezeTime, a video-recognition network for phones, in JAX and Flax NNX."""
+"""SqueezeTime, a video-recognition network for phones, in JAX and Flax NNX.
+
+The network is imported with the package; what reads files or videos is imported on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.squeezetime import SqueezeTime
+
+if TYPE_CHECKING:
+    from squeezetime_jax.checkpoint.convert import from_state_dict as from_state_dict
+    from squeezetime_jax.checkpoint.store import load as load
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "from_state_dict": "squeezetime_jax.checkpoint.convert",
+    "load": "squeezetime_jax.checkpoint.store",
+}
+__all__ = ["SqueezeTime", "SqueezeTimeConfig", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

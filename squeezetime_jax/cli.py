@@ -12,14 +12,18 @@ from typing import Any
 from squeezetime_jax.errors import UserError
 
 Run = Callable[[argparse.Namespace], int | None]
-_SUBCOMMANDS: dict[str, tuple[str, str, tuple[tuple[tuple[str, ...], dict[str, Any]], ...], Run]] = {}
+_SUBCOMMANDS: dict[
+    str, tuple[str, str, tuple[tuple[tuple[str, ...], dict[str, Any]], ...], Run]
+] = {}
 
 
 def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return names, options
 
 
-def _subcommand(summary: str, example: str, *arguments: tuple[tuple[str, ...], dict[str, Any]]) -> Callable[[Run], Run]:
+def _subcommand(
+    summary: str, example: str, *arguments: tuple[tuple[str, ...], dict[str, Any]]
+) -> Callable[[Run], Run]:
     """Register the function below as the subcommand of its name."""
 
     def register(run: Run) -> Run:
@@ -30,11 +34,16 @@ def _subcommand(summary: str, example: str, *arguments: tuple[tuple[str, ...], d
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="squeezetime", description="SqueezeTime in JAX: video recognition for phones.")
+    parser = argparse.ArgumentParser(
+        prog="squeezetime", description="SqueezeTime in JAX: video recognition for phones."
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (summary, example, arguments, run) in _SUBCOMMANDS.items():
         sub = subparsers.add_parser(
-            name, help=summary, description=summary, epilog=f"example:\n  {example}",
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         for names, options in arguments:

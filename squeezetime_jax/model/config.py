@@ -1,0 +1,161 @@
+"""Every published variant of SqueezeTime, and the paper's ablations, as one frozen configuration."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+# Blocks per stage (released code).  From 50 layers on the blocks are bottlenecks.
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+
+# Channels between the convolutions of IOI's long branch: the paper's T, fixed at 16 in the
+# released code for every number of frames.
+LONG_CHANNELS = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SqueezeTimeConfig:
+    """What has to be known to build the network.
+
+    Attributes:
+      depth: layers; one of 10, 18, 34 (basic blocks), 50, 101, 152, 200 (bottlenecks).
+      width: factor on the channels of every stage (paper, Table 5).
+      num_frames: frames of a clip, T (paper, Table 4).
+      num_classes: outputs of the head.
+      position_grids: side length of the learned position encoding in each stage, in pixels of the
+        stage's feature map.
+      strides: stride of each stage; detection uses (1, 2, 2, 1).
+      dropout: probability of dropping a pooled feature, in training.
+      pooling: how the temporal focus weights see space: "average" (released code) or "max"
+        (paper, Section 3.2).
+      branches: what stands in a block's middle: "both" (the channel-time learning module, Eq. 3),
+        "tfc" or "ioi" (one of its branches, Table 1), or "conv3x3" (one plain convolution, Table 1).
+      temporal_focus: whether the temporal focus convolutions are weighted at all (Tables 2 and 3).
+      position_encoding: whether IOI adds its position encoding (Table 2).
+      bn_group_size: clips that batch norm takes its statistics over; a larger batch is cut into
+        groups of this size, a smaller one is one group. None: always the whole batch.
+      dtype: what the network computes in. Parameters and batch statistics stay in float32.
+
+    Raises:
+      ValueError: a field is outside what is listed above.
+    """
+
+    depth: int = 50
+    width: float = 1.0
+    num_frames: int = 16
+    num_classes: int = 400
+    position_grids: tuple[int, int, int, int] = (56, 28, 14, 7)
+    strides: tuple[int, int, int, int] = (1, 2, 2, 2)
+    dropout: float = 0.5
+    pooling: Literal["average", "max"] = "average"
+    branches: Literal["both", "tfc", "ioi", "conv3x3"] = "both"
+    temporal_focus: bool = True
+    position_encoding: bool = True
+    bn_group_size: int | None = 64
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        # Lists come out of JSON; a frozen configuration is hashable, so they become tuples.
+        for name in ("position_grids", "strides"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, is_right, wanted in self._checks():
+            if not is_right:
+                raise ValueError(
+                    f"SqueezeTimeConfig.{name} is {getattr(self, name)!r}, not {wanted}"
+                )
+
+    def _checks(self) -> list[tuple[str, bool, str]]:
+        def choice(name: str, *options: object) -> tuple[str, bool, str]:
+            return name, getattr(self, name) in options, f"one of {', '.join(map(repr, options))}"
+
+        return [
+            choice("depth", *BLOCKS),
+            choice("pooling", "average", "max"),
+            choice("branches", "both", "tfc", "ioi", "conv3x3"),
+            choice("dtype", "float32", "bfloat16", "float64"),
+            ("width", self.width > 0 and self.planes[0] >= 1, "at least 1/64"),
+            ("num_frames", self.num_frames >= 1, "at least 1"),
+            ("num_classes", self.num_classes >= 1, "at least 1"),
+            ("dropout", 0 <= self.dropout < 1, "in [0, 1)"),
+            ("bn_group_size", self.bn_group_size is None or self.bn_group_size >= 1, "at least 1"),
+            ("strides", _are_four(self.strides, (1, 2)), "four strides of 1 or 2"),
+            ("position_grids", _are_four(self.position_grids), "four side lengths of at least 1"),
+        ]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks in each of the four stages."""
+        return BLOCKS[self.depth]
+
+    @property
+    def is_bottleneck(self) -> bool:
+        """Whether the blocks are bottlenecks (expansion 4) or basic (expansion 1)."""
+        return self.depth >= 50
+
+    @property
+    def expansion(self) -> int:
+        """Channels that leave a block, over the channels inside it."""
+        return 4 if self.is_bottleneck else 1
+
+    @property
+    def planes(self) -> tuple[int, ...]:
+        """Channels inside the blocks of each stage."""
+        return tuple(int(base * self.width) for base in (64, 128, 256, 512))
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.planes[-1] * self.expansion
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """`dtype` as NumPy knows it."""
+        return np.dtype(getattr(jnp, self.dtype))
+
+    @property
+    def param_dtype(self) -> np.dtype:
+        """What parameters and batch statistics are kept in: float32, or float64 when computing so."""
+        return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
+
+    # The published networks.
+
+    @classmethod
+    def k400(cls, **changes: object) -> "SqueezeTimeConfig":
+        """Kinetics-400: 71.64 % top-1 with the released weights (10 clips x 3 crops)."""
+        return cls(**{"num_classes": 400, **changes})  # type: ignore[arg-type]
+
+    @classmethod
+    def k600(cls, **changes: object) -> "SqueezeTimeConfig":
+        """Kinetics-600: 76.06 % top-1 with the released weights (10 clips x 3 crops)."""
+        return cls(**{"num_classes": 600, **changes})  # type: ignore[arg-type]
+
+    @classmethod
+    def hmdb51(cls, **changes: object) -> "SqueezeTimeConfig":
+        """HMDB51: 65.56 % top-1 with the released weights (2 clips x 3 crops)."""
+        return cls(**{"num_classes": 51, **changes})  # type: ignore[arg-type]
+
+    @classmethod
+    def ava21(cls, **changes: object) -> "SqueezeTimeConfig":
+        """The backbone of the AVA 2.1 detector, whose last stage keeps its resolution."""
+        return cls(**{"num_classes": 81, "strides": (1, 2, 2, 1), **changes})  # type: ignore[arg-type]
+
+    @classmethod
+    def tiny(cls, **changes: object) -> "SqueezeTimeConfig":
+        """A network for tests: 10 layers, an eighth of the width, 4 frames, 8 classes."""
+        tiny = {"depth": 10, "width": 0.125, "num_frames": 4, "num_classes": 8}
+        return cls(**{**tiny, **changes})  # type: ignore[arg-type]
+
+
+def _are_four(values: tuple[int, ...], options: tuple[int, ...] | None = None) -> bool:
+    return len(values) == 4 and all(
+        isinstance(v, int) and (v in options if options else v >= 1) for v in values
+    )
