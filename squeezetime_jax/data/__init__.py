@@ -1,0 +1,1 @@
+"""From bytes on disk to a global array on the devices."""

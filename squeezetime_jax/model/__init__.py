@@ -1,0 +1,1 @@
+"""The network, top to bottom as the paper draws it."""

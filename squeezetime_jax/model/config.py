@@ -1,4 +1,4 @@
-"""Every published variant of SqueezeTime, and the paper's ablations, as one frozen configuration."""
+"""Every published variant of SqueezeTime, and the paper's ablations, as one configuration."""
 
 import dataclasses
 from typing import Literal
@@ -38,7 +38,7 @@ class SqueezeTimeConfig:
       pooling: how the temporal focus weights see space: "average" (released code) or "max"
         (paper, Section 3.2).
       branches: what stands in a block's middle: "both" (the channel-time learning module, Eq. 3),
-        "tfc" or "ioi" (one of its branches, Table 1), or "conv3x3" (one plain convolution, Table 1).
+        "tfc" or "ioi" (one of its branches, Table 1), or "conv3x3" (a plain convolution, Table 1).
       temporal_focus: whether the temporal focus convolutions are weighted at all (Tables 2 and 3).
       position_encoding: whether IOI adds its position encoding (Table 2).
       bn_group_size: clips that batch norm takes its statistics over; a larger batch is cut into
@@ -123,7 +123,7 @@ class SqueezeTimeConfig:
 
     @property
     def param_dtype(self) -> np.dtype:
-        """What parameters and batch statistics are kept in: float32, or float64 when computing so."""
+        """What parameters and batch statistics are kept in: float32, unless computing in float64."""
         return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
 
     # The published networks.

@@ -38,7 +38,7 @@ def convolve(
     kernel: Float[Array, "kh kw c o"],
     bias: Float[Array, " o"] | None = None,
 ) -> Float[Array, "n h w o"]:
-    """An ordinary convolution that keeps the size of the feature map (odd kernels, zero padding)."""
+    """An ordinary convolution of stride 1 that keeps the size of the feature map (odd kernels)."""
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
