@@ -1,0 +1,172 @@
+"""Spatial views of clips on the host: uint8 in, uint8 out, resized as OpenCV resizes.
+
+Training: `resize_short_side`, then `multi_scale_crop`. Evaluation: `views`, by a `ViewProtocol`.
+Everything that needs floats (normalisation, colour) happens on the device, in `augment`.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from squeezetime_jax.data import clips
+
+CROP_SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
+
+
+def resize_short_side(
+    frames: UInt8[np.ndarray, "*t h w 3"], short_side: int
+) -> UInt8[np.ndarray, "*t h2 w2 3"]:
+    """Resize so that the shorter side is `short_side`; the longer keeps the aspect ratio.
+
+    OpenCV bilinear on uint8, the longer side rounded half up (mmaction2). Frames that already fit
+    are returned as they are.
+    """
+    height, width = frames.shape[-3:-1]
+    factor = short_side / min(height, width)
+    return _resize(frames, int(height * factor + 0.5), int(width * factor + 0.5))
+
+
+def center_crop(
+    frames: UInt8[np.ndarray, "*t h w 3"], size: int
+) -> UInt8[np.ndarray, "*t size size 3"]:
+    """The middle `size` x `size` square; a view, not a copy."""
+    height, width = frames.shape[-3:-1]
+    _require_room(height, width, size)
+    return _crop(frames, (height - size) // 2, (width - size) // 2, size, size)
+
+
+def three_crops(
+    frames: UInt8[np.ndarray, "*t h w 3"], size: int
+) -> tuple[UInt8[np.ndarray, "*t size size 3"], ...]:
+    """Three squares along the longer side, in mmaction2's order: left/top, right/bottom, middle.
+
+    The shorter side is expected to be `size`. Views, not copies.
+    """
+    height, width = frames.shape[-3:-1]
+    _require_room(height, width, size)
+    bottom, right = height - size, width - size
+    corners = ((0, 0), (bottom, right), (bottom // 2, right // 2))
+    return tuple(_crop(frames, top, left, size, size) for top, left in corners)
+
+
+def multi_scale_crop(
+    frames: UInt8[np.ndarray, "t h w 3"], rng: np.random.Generator, size: int = 224
+) -> UInt8[np.ndarray, "t {size} {size} 3"]:
+    """One random rectangle for the whole clip, resized to `size` x `size` (training).
+
+    Each side is `floor(short side * s)` for s of `CROP_SCALES`, the two sides' scales at most one
+    step apart, each allowed pair equally likely; a side less than 3 px from `size` becomes `size`;
+    the position is uniform (mmaction2's `MultiScaleCrop`).
+    """
+    height, width = frames.shape[1:3]
+    crop_height, crop_width = _multi_scale_size(min(height, width), rng, size)
+    top = rng.integers(height - crop_height + 1)
+    left = rng.integers(width - crop_width + 1)
+    return _resize(_crop(frames, top, left, crop_height, crop_width), size, size)
+
+
+def _multi_scale_size(short_side: int, rng: np.random.Generator, size: int) -> tuple[int, int]:
+    sides = [int(short_side * scale) for scale in CROP_SCALES]
+    sides = [size if abs(side - size) < 3 else side for side in sides]
+    pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    crop_height, crop_width = pairs[rng.integers(len(pairs))]
+    return min(crop_height, short_side), min(crop_width, short_side)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewProtocol:
+    """Which views of a video are scored. A view is one (clip, crop) pair.
+
+    Attributes:
+      num_clips: clips per video.
+      num_crops: 1 (centre) or 3 (along the longer side).
+      short_side: the frames' shorter side after resizing.
+      crop_size: side of the square crop.
+      num_frames: frames of a clip.
+      frame_interval: distance between neighbouring frames; None spreads the clip's frames over the
+        whole video instead (one per segment, as on Something-Something).
+    """
+
+    num_clips: int
+    num_crops: int
+    short_side: int
+    crop_size: int
+    num_frames: int = 16
+    frame_interval: int | None = 4
+
+    def __post_init__(self) -> None:
+        if self.num_crops not in (1, 3):
+            raise ValueError(f"num_crops is {self.num_crops}; known are 1 (centre) and 3")
+
+    @property
+    def num_views(self) -> int:
+        """Views per video."""
+        return self.num_clips * self.num_crops
+
+    def indices(self, num_video_frames: int) -> Int[np.ndarray, "clips t"]:
+        """Frame numbers of the clips."""
+        if self.frame_interval is None:
+            return clips.uniform_indices(num_video_frames, self.num_frames, self.num_clips)
+        return clips.test_indices(
+            num_video_frames, self.num_clips, self.num_frames, self.frame_interval
+        )
+
+
+# The Kinetics configs' validation and test protocols, and HMDB51's test (released code).
+VALIDATION = ViewProtocol(num_clips=1, num_crops=1, short_side=256, crop_size=224)
+KINETICS_TEST = ViewProtocol(num_clips=10, num_crops=3, short_side=224, crop_size=224)
+HMDB51_TEST = ViewProtocol(num_clips=2, num_crops=3, short_side=286, crop_size=286)
+
+
+class FrameSource(Protocol):
+    """What frames are read from: `video.Video` or `video.FrameSequence`."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+
+    def frames(
+        self, indices: Int[np.ndarray, " t"], *, short_side: int | None = None
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """The frames of these numbers, RGB, upright."""
+
+
+def views(
+    video: FrameSource, protocol: ViewProtocol
+) -> UInt8[np.ndarray, "views t size size 3"]:
+    """The views of a video; view number = crop * num_clips + clip.
+
+    Each frame is decoded and resized once, however many views share it.
+    """
+    indices = protocol.indices(video.num_frames)
+    distinct, inverse = np.unique(indices, return_inverse=True)
+    frames = video.frames(distinct, short_side=protocol.short_side)
+    if protocol.num_crops == 3:
+        crops: tuple[np.ndarray, ...] = three_crops(frames, protocol.crop_size)
+    else:
+        crops = (center_crop(frames, protocol.crop_size),)
+    place = inverse.reshape(indices.shape)
+    return np.concatenate([crop[place] for crop in crops])
+
+
+def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frames.shape[-3:-1] == (height, width):
+        return frames
+    resized = np.empty((*frames.shape[:-3], height, width, 3), np.uint8)
+    flat_in = frames.reshape(-1, *frames.shape[-3:]) if frames.ndim != 4 else frames
+    flat_out = resized.reshape(-1, height, width, 3)
+    for before, after in zip(flat_in, flat_out, strict=True):
+        cv2.resize(before, (width, height), dst=after, interpolation=cv2.INTER_LINEAR)
+    return resized
+
+
+def _crop(frames: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    return frames[..., top : top + height, left : left + width, :]
+
+
+def _require_room(height: int, width: int, size: int) -> None:
+    if min(height, width) < size:
+        raise ValueError(f"a crop of {size} x {size} does not fit frames of {width} x {height}")
