@@ -43,12 +43,13 @@ def three_crops(
 ) -> tuple[UInt8[np.ndarray, "*t size size 3"], ...]:
     """Three squares along the longer side, in mmaction2's order: left/top, right/bottom, middle.
 
-    The shorter side is expected to be `size`. Views, not copies.
+    The shorter side is expected to be `size`. Views, not copies. Where the room is odd, the last
+    crop ends one pixel before the edge: twice the middle's offset, as in mmaction2.
     """
     height, width = frames.shape[-3:-1]
     _require_room(height, width, size)
-    bottom, right = height - size, width - size
-    corners = ((0, 0), (bottom, right), (bottom // 2, right // 2))
+    down, right = (height - size) // 2, (width - size) // 2
+    corners = ((0, 0), (2 * down, 2 * right), (down, right))
     return tuple(_crop(frames, top, left, size, size) for top, left in corners)
 
 

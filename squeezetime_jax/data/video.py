@@ -7,8 +7,8 @@ wanted frame, and leaves out those no other frame refers to.
 
 Inside the decoder a packet's time stamp is replaced by its number, so that a decoded frame says
 which packet it came from: seeking needs no arithmetic on time stamps, and variable frame rates,
-negative starts and odd time bases make no difference. Where time stamps are missing or repeated,
-frames are counted from the start instead.
+negative starts and odd time bases make no difference. Where time stamps are missing, repeated or at
+odds with the decoder's order, frames are counted from the start instead.
 
 A frame that cannot be decoded is replaced by the nearest decodable one before it (else after it),
 as a player holds its picture; a video without any decodable frame is a `VideoError`. Files are
@@ -63,6 +63,10 @@ class VideoError(UserError):
     """A video that cannot be used; the message names the file and the reason."""
 
 
+class _OutOfOrderError(Exception):
+    """Frames leave the decoder in another order than their time stamps say."""
+
+
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
     """What a video is.
@@ -96,12 +100,14 @@ class _Index:
     Attributes:
       times: (presentation, decoding) time stamps and byte position: what a packet is recognised by.
       keys: numbers of the keyframe packets, ascending.
+      num_shown: packets that show a frame; None where several may share one.
       order: packet number of frame k, in the order of showing; None where time stamps do not tell.
       rank: frame number of each packet; -1 for packets that show nothing.
     """
 
     times: list[tuple[int | None, int | None, int | None]]
     keys: list[int]
+    num_shown: int | None
     order: list[int] | None
     rank: list[int]
 
@@ -147,8 +153,8 @@ class Video:
     @functools.cached_property
     def num_frames(self) -> int:
         """Frames of the video."""
-        if self._index.order is not None:
-            return len(self._index.order)
+        if self._index.num_shown is not None:
+            return self._index.num_shown
         with _errors_name(self.name):
             count = sum(1 for _ in self._decode_all())
         if not count:
@@ -208,13 +214,23 @@ class Video:
 
     def _images(self, wanted: list[int], short_side: int | None) -> dict[int, np.ndarray]:
         """Frame number -> image, for each of the ascending numbers."""
-        images: dict[int, np.ndarray] = {}
-        for number, frame in self._decode_wanted(wanted):
-            if number not in images:
-                images[number] = self._to_rgb(frame, short_side)
+        try:
+            images = self._first_of_each(self._decode_wanted(wanted), short_side)
+        except _OutOfOrderError:
+            self._index = dataclasses.replace(self._index, order=None)
+            images = self._first_of_each(self._decode_wanted(wanted), short_side)
         missing = [number for number in wanted if number not in images]
         if missing:
             self._hold(images, missing, short_side)
+        return images
+
+    def _first_of_each(
+        self, numbered: Iterator[tuple[int, av.VideoFrame]], short_side: int | None
+    ) -> dict[int, np.ndarray]:
+        images: dict[int, np.ndarray] = {}
+        for number, frame in numbered:
+            if number not in images:
+                images[number] = self._to_rgb(frame, short_side)
         return images
 
     def _hold(
@@ -250,9 +266,14 @@ class Video:
             return
         packets = {order[number] for number in wanted}
         for start, stop in self._runs(packets):
+            previous = -1
             for frame in self._decode_packets(start, stop, packets):
+                number = -1 if frame.pts is None else rank[frame.pts]
+                if number < previous:
+                    raise _OutOfOrderError
+                previous = number
                 if frame.pts in packets:
-                    yield rank[frame.pts], frame
+                    yield number, frame
 
     def _runs(self, packets: set[int]) -> list[tuple[int, int]]:
         """Ranges of packets to decode, each from a keyframe, that cover the wanted packets."""
@@ -341,11 +362,23 @@ class Video:
                     self._packets = None
         if not times:
             raise VideoError(f"{self.name}: holds no video data; replace or remove the file")
-        order = _show_order(shown, times)
+        pts = [times[number][0] for number in shown]
+        unique = bool(pts) and None not in pts and len(set(pts)) == len(pts)
+        order = _show_order(shown, pts) if unique and self._times_tell(pts) else None
         rank = [-1] * len(times)
         for place, number in enumerate(order or ()):
             rank[number] = place
-        return _Index(times, keys, order, rank)
+        return _Index(times, keys, len(shown) if unique else None, order, rank)
+
+    def _times_tell(self, pts: list[int | None]) -> bool:
+        """Whether presentation times can be believed.
+
+        AVI has none; FFmpeg makes them up, wrongly where frames are reordered. And where the decoder
+        reorders, times that ascend in the order of the file are decoding times in disguise.
+        """
+        if not self._stream.codec_context.has_b_frames:
+            return True
+        return self._container.format.name != "avi" and pts != sorted(pts)
 
     def _read(self, start: int, stop: int) -> Iterator[tuple[int, av.Packet]]:
         """Packets `start` to `stop - 1` with their numbers, or from an earlier keyframe on."""
@@ -544,13 +577,8 @@ def _numbered(
         yield from enumerate(rest, number + 1)
 
 
-def _show_order(
-    shown: list[int], times: list[tuple[int | None, int | None, int | None]]
-) -> list[int] | None:
-    """Packet numbers in the order of their presentation times; None if those do not tell."""
-    pts = [times[number][0] for number in shown]
-    if None in pts or len(set(pts)) < len(pts) or not shown:
-        return None
+def _show_order(shown: list[int], pts: list[int | None]) -> list[int]:
+    """Packet numbers in the order of their presentation times."""
     return [number for _, number in sorted(zip(pts, shown, strict=True))]
 
 
