@@ -145,12 +145,18 @@ def views(
     indices = protocol.indices(video.num_frames)
     distinct, inverse = np.unique(indices, return_inverse=True)
     frames = video.frames(distinct, short_side=protocol.short_side)
+    crops = _crops(frames, protocol)
+    out = np.empty((len(crops), *indices.shape, *crops[0].shape[1:]), np.uint8)
+    for crop, crop_views in zip(crops, out, strict=True):
+        for place in np.ndindex(indices.shape):  # one copy each; fancy indexing would make two
+            crop_views[place] = crop[inverse.reshape(indices.shape)[place]]
+    return out.reshape(-1, *out.shape[2:])
+
+
+def _crops(frames: np.ndarray, protocol: ViewProtocol) -> tuple[np.ndarray, ...]:
     if protocol.num_crops == 3:
-        crops: tuple[np.ndarray, ...] = three_crops(frames, protocol.crop_size)
-    else:
-        crops = (center_crop(frames, protocol.crop_size),)
-    place = inverse.reshape(indices.shape)
-    return np.concatenate([crop[place] for crop in crops])
+        return three_crops(frames, protocol.crop_size)
+    return (center_crop(frames, protocol.crop_size),)
 
 
 def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -522,7 +522,7 @@ class _RgbConverter:
     def __call__(
         self, frame: av.VideoFrame, short_side: int | None
     ) -> UInt8[np.ndarray, "h w 3"]:
-        image = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         turns = round(frame.rotation / 90) % 4
         if turns:
             image = np.ascontiguousarray(np.rot90(image, turns))
