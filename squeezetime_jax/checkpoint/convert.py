@@ -1,0 +1,390 @@
+"""State dict <-> network, with books that account for every entry."""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from squeezetime_jax.checkpoint.archive import CheckpointError
+from squeezetime_jax.checkpoint.inert_pickle import Inert
+from squeezetime_jax.checkpoint.report import Report, grouped, listed
+from squeezetime_jax.checkpoint.torch_file import StoredTensor, TorchFile, write_torch_file
+from squeezetime_jax.checkpoint.torch_names import (
+    COUNTER,
+    HEAD,
+    Row,
+    bare_name,
+    full_name,
+    infer_config,
+    rows,
+)
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.model.abstract import abstract_model, flat_leaves, initial_leaves
+from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.squeezetime import SqueezeTime
+
+logger = logging.getLogger(__name__)
+
+_META = "squeezetime_jax"  # in a file's `meta`: our configuration, for what no shape tells
+_NOT_IN_SHAPES = ("dropout", "pooling", "bn_group_size", "dtype")
+_HALVING = re.compile(r"layer\d\.0\.downsample\.")
+
+
+def from_state_dict(
+    arrays: Mapping[str, Any], *, allow: str | Iterable[str] = (), **changes: Any
+) -> SqueezeTime:
+    """Build the network from a PyTorch state dict as arrays, read from safetensors, say.
+
+    Args:
+      arrays: released name -> array in PyTorch's layout; prefixes as for `load`.
+      allow: regular expressions, searched for in names; what is missing, unexpected or mismatched
+        is allowed where one matches.
+      **changes: fields of `SqueezeTimeConfig` to have otherwise than the shapes say; the weights
+        are adapted to another `num_classes`, `num_frames` and `strides`.
+
+    Returns:
+      The network, in evaluation mode.
+
+    Raises:
+      CheckpointError: an entry is not accounted for.
+    """
+    tensors = {name: np.asarray(array) for name, array in arrays.items()}
+    model, report = convert(tensors, np.asarray, "the state dict", allow=allow, changes=changes)
+    announce(report)
+    return model
+
+
+def from_torch_file(
+    path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
+) -> tuple[SqueezeTime, Report]:
+    """Build the network from a released `.pth` file; arguments as for `from_state_dict`.
+
+    Returns:
+      The network in evaluation mode, and what became of every entry.
+
+    Raises:
+      CheckpointError: the file cannot be read, or an entry is not accounted for.
+    """
+    with TorchFile(path) as file:
+        tensors, left_out = _state_dict(file)
+        known = _known_config(file)
+        model, report = convert(
+            tensors, file.read, file.path, allow=allow, changes={**known, **changes}
+        )
+    report.left_out.update(left_out)
+    return model, report
+
+
+def to_state_dict(model: SqueezeTime, prefix: str = "backbone.net.") -> dict[str, np.ndarray]:
+    """The network as a PyTorch state dict, in PyTorch's order and layout.
+
+    Args:
+      model: the network.
+      prefix: what stands before the backbone's names; the head's are "cls_head.fc_cls.*".
+
+    Returns:
+      Released name -> a new array. The counters `num_batches_tracked`, which nothing here
+      keeps, are 0.
+    """
+    leaves = flat_leaves(model)
+    state_dict = {}
+    for row in rows(model.config, leaves):
+        if row.layout is None:
+            array = np.zeros((), np.int64)
+        else:
+            array = np.array(row.layout.to_released(np.asarray(leaves[row.path][...])), order="C")
+        state_dict[full_name(row.name, prefix)] = array
+    return state_dict
+
+
+def to_torch_file(
+    path: str | os.PathLike[str], model: SqueezeTime, *, labels: list[str] | None = None
+) -> None:
+    """Write the network as a `.pth` that the authors' code loads with `strict=True`.
+
+    Raises:
+      CheckpointError: the file cannot be written.
+    """
+    meta: dict[str, Any] = {_META: config_to_json(model.config)}
+    if labels is not None:
+        meta["dataset_meta"] = {"classes": labels}
+    write_torch_file(path, {"meta": meta, "state_dict": to_state_dict(model)})
+
+
+def config_to_json(config: SqueezeTimeConfig) -> dict[str, Any]:
+    """The configuration as JSON has it."""
+    fields = dataclasses.asdict(config)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+
+
+def announce(report: Report) -> None:
+    """Log one line for what was adapted or allowed; none where the weights fitted as they are."""
+    done = [f"{listed(names)}: {what}" for what, names in grouped(report.adapted).items()]
+    if report.allowed:
+        done.append(f"{listed(sorted(report.allowed))}: drawn anew or dropped, as allowed")
+    if done:
+        logger.warning("%s: adapted: %s", report.source, "; ".join(done))
+
+
+def convert(
+    tensors: Mapping[str, Any],
+    read: Callable[[Any], np.ndarray],
+    source: str,
+    *,
+    config: SqueezeTimeConfig | None = None,
+    allow: str | Iterable[str] = (),
+    changes: Mapping[str, Any],
+) -> tuple[SqueezeTime, Report]:
+    """Build a network from tensors and account for each.
+
+    Args:
+      tensors: released name -> something with a `shape` and a `dtype`.
+      read: gives a tensor's array.
+      source: where they come from, for messages.
+      config: what the tensors are of, if known; else read off the shapes.
+      allow: as for `from_state_dict`.
+      changes: as for `from_state_dict`.
+    """
+    patterns = _compile(source, allow)
+    by_bare = _by_bare_name(tensors, source)
+    config = _config(
+        source, config, {bare: tensors[n].shape for bare, n in by_bare.items()}, changes
+    )
+    model = abstract_model(config)
+    filling = _Filling(source, config, flat_leaves(model), tensors, read, by_bare, changes)
+    report = filling.report
+    filling.plan()
+    unaccounted = (*report.missing, *report.unexpected, *report.mismatched)
+    report.allowed = {n for n in unaccounted if any(p.search(n) for p in patterns)}
+    report.check()
+    return filled(model, filling.fill()), report
+
+
+def filled(model: SqueezeTime, arrays: Mapping[str, Array]) -> SqueezeTime:
+    """The abstract network with arrays for its leaves, in evaluation mode."""
+    graph, state = nnx.split(model)
+    leaves = [
+        (path, leaf.replace(arrays[".".join(map(str, path))]))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    model = nnx.merge(graph, nnx.from_flat_state(leaves))
+    model.eval()
+    return model
+
+
+class _Filling:
+    """One conversion: `plan` decides from names and shapes alone, `fill` reads the arrays."""
+
+    def __init__(
+        self,
+        source: str,
+        config: SqueezeTimeConfig,
+        leaves: dict[str, nnx.Variable],
+        tensors: Mapping[str, Any],
+        read: Callable[[Any], np.ndarray],
+        by_bare: dict[str, str],
+        changes: Mapping[str, Any],
+    ) -> None:
+        self.report = Report(source, config)
+        self._leaves, self._tensors, self._read = leaves, tensors, read
+        self._by_bare, self._changes = by_bare, changes
+        self._sources: dict[str, tuple[Row, str]] = {}  # our path -> which tensor fills it
+        self._resampled: set[str] = set()
+
+    def plan(self) -> None:
+        table = rows(self.report.config, self._leaves)
+        for row in table:
+            if row.layout is None:
+                continue
+            name = self._by_bare.get(row.name)
+            if name is None:
+                self._plan_missing(row)
+            else:
+                self._plan_present(row, name)
+        self._plan_rest({row.name for row in table if row.layout is not None})
+
+    def fill(self) -> dict[str, Array]:
+        """The arrays of all leaves; those that nothing fills are drawn anew."""
+        arrays = {path: self._array(*source) for path, source in self._sources.items()}
+        drawn = [path for path in self._leaves if path not in arrays]
+        return arrays | (initial_leaves(self.report.config, drawn) if drawn else {})
+
+    def _array(self, row: Row, name: str) -> Array:
+        assert row.layout is not None
+        array = self._read(self._tensors[name])
+        if row.path in self._resampled:
+            array = resample_stem(array, self.report.config.num_frames)
+        # A copy, so that the caller's arrays stay apart from ours; JAX may keep this one as it is.
+        copy = np.array(row.layout.to_ours(array), self._leaves[row.path].dtype, order="C")
+        return jax.device_put(copy)
+
+    def _plan_missing(self, row: Row) -> None:
+        name = full_name(row.name)
+        if "num_classes" in self._changes and row.name.startswith(HEAD):
+            self.report.adapted[name] = "not in the file, a new head drawn"
+        elif "strides" in self._changes and _HALVING.match(row.name):
+            self.report.adapted[name] = "not in the file, new weights drawn for the stride"
+        else:
+            self.report.missing[name] = str(self._wanted_shape(row))
+
+    def _plan_present(self, row: Row, name: str) -> None:
+        tensor, wanted = self._tensors[name], self._wanted_shape(row)
+        shape, dtype = tuple(tensor.shape), np.dtype(tensor.dtype)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            self.report.mismatched[name] = f"is {dtype}, wanted floating point"
+        elif shape == wanted:
+            self._use(row, name, dtype)
+        elif "num_classes" in self._changes and row.name.startswith(HEAD):
+            self.report.adapted[name] = f"{shape} dropped, a new head of {wanted} drawn"
+        elif row.name == "conv1.weight" and _is_stem(shape, wanted):
+            self.report.adapted[name] = (
+                f"stem of {shape[1] // 3} frame(s) resampled to {wanted[1] // 3}"
+            )
+            self._resampled.add(row.path)
+            self._sources[row.path] = row, name
+        else:
+            self.report.mismatched[name] = f"has shape {shape}, wanted {wanted}"
+
+    def _use(self, row: Row, name: str, dtype: np.dtype) -> None:
+        self._sources[row.path] = row, name
+        wanted = np.dtype(self._leaves[row.path].dtype)
+        if dtype == wanted:
+            self.report.used.append(name)
+        else:
+            self.report.adapted[name] = f"{dtype} converted to {wanted}"
+
+    def _plan_rest(self, known: set[str]) -> None:
+        for bare, name in self._by_bare.items():
+            if bare in known:
+                continue
+            if bare.endswith(COUNTER):
+                self.report.left_out[name] = "counters that nothing reads"
+            elif bare.startswith("roi_head."):
+                self.report.left_out[name] = "the detector's head"
+            elif "strides" in self._changes and _HALVING.match(bare):
+                self.report.adapted[name] = "dropped, the stage keeps its resolution"
+            else:
+                self.report.unexpected[name] = str(tuple(self._tensors[name].shape))
+
+    def _wanted_shape(self, row: Row) -> tuple[int, ...]:
+        assert row.layout is not None
+        return row.layout.released_shape(self._leaves[row.path].shape)
+
+
+def resample_stem(kernel: np.ndarray, num_frames: int) -> np.ndarray:
+    """Fit the stem's kernel to another number of frames; a constant clip gives what it gave.
+
+    To more frames, each frame's kernel is spread over the frames nearest to it in time (an image's
+    kernel evenly over all: inflation); to fewer, kernels are gathered as if the clip
+    were linearly interpolated to the old number of frames.
+
+    Args:
+      kernel: (o, 3 * frames, h, w), channel = colour * frames + frame.
+      num_frames: the new number.
+
+    Returns:
+      (o, 3 * num_frames, h, w), of the kernel's type.
+    """
+    o, channels, h, w = kernel.shape
+    old = channels // 3
+    few, many = sorted((old, num_frames))
+    centres = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
+    weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(few)))  # (many, few)
+    spread = weights if num_frames >= old else weights.T  # (new, old)
+    spread = spread / spread.sum(0)
+    split = kernel.astype(np.float64).reshape(o, 3, old, h, w)
+    fitted = np.einsum("nf,ocfhw->ocnhw", spread, split)
+    return fitted.reshape(o, 3 * num_frames, h, w).astype(kernel.dtype)
+
+
+def _is_stem(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[0] == wanted[0] and shape[2:] == wanted[2:] and (
+        shape[1] % 3 == 0 and shape[1] > 0
+    )  # fmt: skip
+
+
+def _compile(source: str, allow: str | Iterable[str]) -> list[re.Pattern[str]]:
+    try:
+        return [re.compile(p) for p in ([allow] if isinstance(allow, str) else allow)]
+    except re.error as error:
+        raise CheckpointError(
+            f"{source}: allow: {error.pattern!r} is no regular expression: {error}; mend it"
+        ) from None
+
+
+def _by_bare_name(tensors: Mapping[str, Any], source: str) -> dict[str, str]:
+    by_bare: dict[str, str] = {}
+    for name in tensors:
+        other = by_bare.setdefault(bare_name(name), name)
+        if other != name:
+            raise CheckpointError(
+                f"{source}: {other!r} and {name!r} name one weight; give one network's state dict"
+            )
+    return by_bare
+
+
+def _config(
+    source: str,
+    config: SqueezeTimeConfig | None,
+    shapes: dict[str, tuple[int, ...]],
+    changes: Mapping[str, Any],
+) -> SqueezeTimeConfig:
+    known = {field.name for field in dataclasses.fields(SqueezeTimeConfig)}
+    if unknown := sorted(set(changes) - known):
+        raise CheckpointError(
+            f"{source}: {unknown[0]!r} is no field of SqueezeTimeConfig; it has {sorted(known)}"
+        )
+    try:
+        return dataclasses.replace(config or infer_config(shapes), **changes)
+    except (UserError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def _state_dict(file: TorchFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """The file's tensors by name, and what it holds besides them, with the rule that leaves it."""
+    contents, left_out = file.contents, {}
+    if not isinstance(contents, dict):
+        raise CheckpointError(
+            f"{file.path}: holds {_kind(contents)}, wanted a state dict; save model.state_dict()"
+        )
+    for key in ("state_dict", "model"):
+        if isinstance(contents.get(key), dict):
+            left_out = {
+                str(name): "beside the weights"
+                for name, value in contents.items()
+                if name != key and not isinstance(value, StoredTensor)
+            }
+            beside = {n: v for n, v in contents.items() if isinstance(v, StoredTensor)}
+            contents = {**beside, **contents[key]}
+            break
+    tensors = {}
+    for name, value in contents.items():
+        if isinstance(value, StoredTensor):
+            tensors[str(name)] = value
+        else:
+            left_out[str(name)] = f"{_kind(value)}, not a plain tensor"
+    if not tensors:
+        raise CheckpointError(
+            f"{file.path}: no tensors in it, or under 'state_dict' or 'model'; its entries are "
+            f"{', '.join(str(name)[:40] for name in list(contents)[:5]) or 'none'}"
+        )
+    return tensors, left_out
+
+
+def _kind(value: Any) -> str:
+    return value.what if isinstance(value, Inert) else f"a {type(value).__name__}"
+
+
+def _known_config(file: TorchFile) -> dict[str, Any]:
+    """What a file that we wrote says of its configuration and no shape tells."""
+    meta = file.contents.get("meta") if isinstance(file.contents, dict) else None
+    ours = meta.get(_META) if isinstance(meta, dict) else None
+    return {k: ours[k] for k in _NOT_IN_SHAPES if k in ours} if isinstance(ours, dict) else {}
