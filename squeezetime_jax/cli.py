@@ -52,6 +52,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@_subcommand(
+    "Convert weights between PyTorch's .pth and our checkpoint directory, in either direction.",
+    "squeezetime convert released.pth weights/k400    # and back: weights/k400 mine.pth",
+    _arg("source", help="a .pth file, a checkpoint directory or a run's --workdir"),
+    _arg("target", help="a path ending in .pth, or else a new directory for our own format"),
+    _arg(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help=(
+            "regular expression: what is missing, unexpected or mismatched is allowed where it matches"
+        ),
+    ),
+    _arg("--num-classes", type=int, metavar="N", help="another number of classes: a new head"),
+    _arg("--num-frames", type=int, metavar="N", help="another number of frames: stem resampled"),
+)
+def _convert(args: argparse.Namespace) -> None:
+    from squeezetime_jax.checkpoint.store import convert_checkpoint
+
+    changes = {"num_classes": args.num_classes, "num_frames": args.num_frames}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    print(convert_checkpoint(args.source, args.target, allow=args.allow, **changes))
+    print(f"wrote {args.target}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 

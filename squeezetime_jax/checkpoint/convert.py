@@ -125,6 +125,16 @@ def config_to_json(config: SqueezeTimeConfig) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
 
+def config_from_json(fields: dict[str, Any]) -> SqueezeTimeConfig:
+    """The configuration from JSON.
+
+    Raises:
+      ValueError: a field is not what it should be.
+      TypeError: there is a field that the configuration has not.
+    """
+    return SqueezeTimeConfig(**fields)
+
+
 def announce(report: Report) -> None:
     """Log one line for what was adapted or allowed; none where the weights fitted as they are."""
     done = [f"{listed(names)}: {what}" for what, names in grouped(report.adapted).items()]

@@ -1,0 +1,293 @@
+"""Our own checkpoints, written by Orbax, and the one door for every kind of weights: `load`.
+
+A checkpoint directory holds numbered steps, and a step holds items side by side, so that each can
+be restored without the others: `params` and `batch_stats` (nested dictionaries as
+`flax.nnx.to_pure_dict` gives), `meta` (JSON: the configuration and the class names), and
+whatever else training keeps.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from etils import epath
+from flax import nnx
+
+from squeezetime_jax.checkpoint.archive import CheckpointError
+from squeezetime_jax.checkpoint.convert import (
+    announce,
+    config_from_json,
+    config_to_json,
+    convert,
+    from_torch_file,
+    to_state_dict,
+    to_torch_file,
+)
+from squeezetime_jax.checkpoint.report import Report
+from squeezetime_jax.checkpoint.torch_file import TorchFile
+from squeezetime_jax.model.abstract import abstract_model
+from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.squeezetime import SqueezeTime
+
+WEIGHTS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}  # item -> what it holds
+CHECKPOINTS = "checkpoints"  # the folder of a training run's working directory
+_TORCH_SUFFIXES = (".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says of itself.
+
+    Attributes:
+      config: the network's configuration.
+      labels: the class names in the order of the logits, if known.
+    """
+
+    config: SqueezeTimeConfig
+    labels: list[str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The `meta` item."""
+        return {"config": config_to_json(self.config), "labels": self.labels}
+
+
+def load(
+    path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
+) -> SqueezeTime:
+    """Load a network, its configuration read from the file.
+
+    Args:
+      path: a released `.pth` (zip format; weights bare or under `state_dict` or `model`; names with
+        the prefixes `backbone.net.`, `module.` or none), a checkpoint directory, one step of it,
+        or a training run's working directory (its newest step).
+      allow: regular expressions, searched for in names; what is missing, unexpected or mismatched
+        is allowed where one matches.
+      **changes: fields of `SqueezeTimeConfig` to have otherwise than the file; the weights are
+        adapted to another `num_classes`, `num_frames` and `strides`, and a line is logged.
+
+    Returns:
+      The network, in evaluation mode.
+
+    Raises:
+      CheckpointError: the path is no checkpoint, or something in it is not accounted for.
+    """
+    model, report = load_with_report(path, allow=allow, **changes)
+    announce(report)
+    return model
+
+
+def load_with_report(
+    path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
+) -> tuple[SqueezeTime, Report]:
+    """As `load`, and what became of every entry; nothing is logged."""
+    if not epath.Path(path).is_dir() or _is_unpacked(epath.Path(path)):
+        return from_torch_file(path, allow=allow, **changes)
+    step = find_step(path)
+    model = load_model(path)
+    state_dict = to_state_dict(model)
+    if changes:
+        model, report = convert(
+            *(state_dict, _itself, os.fspath(path)),
+            config=model.config,
+            allow=allow,
+            changes=changes,
+        )
+    else:
+        report = Report(os.fspath(path), model.config, used=list(state_dict))
+    for item in step.iterdir():
+        if item.is_dir() and item.name not in (*WEIGHTS, "meta"):
+            report.left_out[item.name] = "beside the weights"
+    return model, report
+
+
+def save_model(
+    path: str | os.PathLike[str], model: SqueezeTime, *, labels: list[str] | None = None
+) -> None:
+    """Write a checkpoint directory with one step, whole or not at all.
+
+    Args:
+      path: the directory; it must not exist, or be empty.
+      model: the network.
+      labels: the class names in the order of the logits.
+
+    Raises:
+      CheckpointError: something is there already, or it cannot be written.
+    """
+    import orbax.checkpoint as ocp  # takes seconds to import
+
+    check_labels(path, model.config, labels)
+    target = epath.Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise CheckpointError(f"{path}: exists already; remove it or give another path")
+    items = {name: ocp.args.StandardSave(tree) for name, tree in weights_of(model).items()}
+    meta = ocp.args.JsonSave(Meta(model.config, labels).to_json())
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    try:
+        with ocp.CheckpointManager(target.absolute(), options=options) as manager:
+            manager.save(0, args=ocp.args.Composite(meta=meta, **items))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
+    """Read the network of a checkpoint directory, a step of it, or a run's working directory.
+
+    Returns:
+      The network, in evaluation mode, on the default device.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it does not fit its own configuration.
+    """
+    import orbax.checkpoint as ocp
+
+    step = find_step(path)
+    model = abstract_model(read_meta(step).config)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    graph, *states = nnx.split(model, *WEIGHTS.values())
+    for item, state in zip(WEIGHTS, states, strict=True):
+        wanted = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            nnx.to_pure_dict(state),
+        )
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                found = checkpointer.restore((step / item).absolute(), wanted)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise CheckpointError(
+                f"{step / item}: damaged, or not of the configuration in its meta: {first_line}; "
+                "take another step or convert the weights again"
+            ) from None
+        nnx.replace_by_pure_dict(state, found)
+    model = nnx.merge(graph, *states)
+    model.eval()
+    return model
+
+
+def weights_of(model: SqueezeTime) -> dict[str, Any]:
+    """The `params` and `batch_stats` items, as nested dictionaries of arrays."""
+    return {item: nnx.to_pure_dict(nnx.state(model, kind)) for item, kind in WEIGHTS.items()}
+
+
+def read_meta(path: str | os.PathLike[str]) -> Meta:
+    """What a checkpoint directory says of itself; paths as for `load_model`.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or its meta is damaged.
+    """
+    file = find_step(path) / "meta" / "metadata"
+    try:
+        fields = json.loads(file.read_text())
+        labels = fields["labels"]
+        config = config_from_json(fields["config"])
+        if not (labels is None or _are_labels(labels, config)):
+            raise ValueError(f"its labels are not {config.num_classes} names")
+        return Meta(config, labels)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: damaged: {error}; convert the weights again") from None
+
+
+def read_labels(path: str | os.PathLike[str]) -> list[str] | None:
+    """The class names that a `.pth` file or a checkpoint directory carries, if it does.
+
+    Raises:
+      CheckpointError: the path is neither.
+    """
+    if epath.Path(path).is_dir():
+        return read_meta(path).labels
+    with TorchFile(path) as file:
+        contents = file.contents
+    for key in ("meta", "dataset_meta", "classes"):  # where mmengine keeps them
+        contents = contents.get(key) if isinstance(contents, dict) else None
+    labels = list(contents) if isinstance(contents, list | tuple) else []
+    return labels if labels and all(isinstance(label, str) for label in labels) else None
+
+
+def find_step(path: str | os.PathLike[str]) -> epath.Path:
+    """The directory of one step: the path itself, or the newest step in it.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    root = epath.Path(path)
+    if _is_step(root):
+        return root
+    for folder in (root, root / CHECKPOINTS):
+        if folder.is_dir():
+            steps = [step for step in folder.iterdir() if step.name.isdecimal() and _is_step(step)]
+            if steps:
+                return max(steps, key=lambda step: int(step.name))
+    found = "a directory without a checkpoint in it" if root.is_dir() else "no checkpoint directory"
+    raise CheckpointError(
+        f"{path}: {found}; give a .pth file, what `squeezetime convert` wrote, or a --workdir"
+    )
+
+
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    allow: str | Iterable[str] = (),
+    **changes: Any,
+) -> Report:
+    """Convert weights between PyTorch's format and ours, in either direction.
+
+    Args:
+      source: anything that `load` takes.
+      target: a file ending in .pth or .pt, or else a directory for our own format.
+      allow: as for `load`.
+      **changes: as for `load`.
+
+    Returns:
+      What became of every entry.
+
+    Raises:
+      CheckpointError: as for `load`; or the target cannot be written.
+    """
+    model, report = load_with_report(source, allow=allow, **changes)
+    labels = read_labels(source)
+    if labels is not None and len(labels) != model.config.num_classes:
+        labels = None  # the head is a new one
+    if os.fspath(target).endswith(_TORCH_SUFFIXES):
+        to_torch_file(target, model, labels=labels)
+    else:
+        save_model(target, model, labels=labels)
+    return report
+
+
+def check_labels(
+    path: str | os.PathLike[str], config: SqueezeTimeConfig, labels: list[str] | None
+) -> None:
+    """Refuse class names that are not the network's.
+
+    Raises:
+      CheckpointError: their number is not the number of classes.
+    """
+    if not (labels is None or _are_labels(labels, config)):
+        raise CheckpointError(
+            f"{path}: {len(labels)} labels for {config.num_classes} classes; give one name a class"
+        )
+
+
+def _are_labels(labels: Any, config: SqueezeTimeConfig) -> bool:
+    return (
+        isinstance(labels, list)
+        and len(labels) == config.num_classes
+        and all(isinstance(label, str) for label in labels)
+    )
+
+
+def _is_step(path: epath.Path) -> bool:
+    return (path / "meta" / "metadata").exists() and (path / "params").is_dir()
+
+
+def _is_unpacked(path: epath.Path) -> bool:
+    """Whether the directory is an unpacked `.pth`, which the file reader has advice for."""
+    return any(True for _ in path.glob("data.pkl")) or any(True for _ in path.glob("*/data.pkl"))
+
+
+def _itself(array: Any) -> Any:
+    return array
