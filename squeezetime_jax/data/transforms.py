@@ -135,9 +135,7 @@ class FrameSource(Protocol):
         """The frames of these numbers, RGB, upright."""
 
 
-def views(
-    video: FrameSource, protocol: ViewProtocol
-) -> UInt8[np.ndarray, "views t size size 3"]:
+def views(video: FrameSource, protocol: ViewProtocol) -> UInt8[np.ndarray, "views t size size 3"]:
     """The views of a video; view number = crop * num_clips + clip.
 
     Each frame is decoded and resized once, however many views share it.

@@ -24,7 +24,6 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import av
@@ -56,7 +55,7 @@ _OPTIONS = {
 # Packets of a file up to this size stay in memory between the two passes; larger files are read again.
 _KEEP_BYTES = 64 << 20
 
-_Source = str | os.PathLike[str] | bytes
+Source = str | os.PathLike[str] | bytes
 
 
 class VideoError(UserError):
@@ -124,7 +123,7 @@ class Video:
       VideoError: there is no such file, or it is no video, or its frames are too large.
     """
 
-    def __init__(self, source: _Source, name: str | None = None, *, threads: int = 1) -> None:
+    def __init__(self, source: Source, name: str | None = None, *, threads: int = 1) -> None:
         self.name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
         self._source = source
         self._threads = threads
@@ -137,12 +136,7 @@ class Video:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -158,7 +152,9 @@ class Video:
         with _errors_name(self.name):
             count = sum(1 for _ in self._decode_all())
         if not count:
-            raise VideoError(f"{self.name}: not one frame can be decoded; replace or remove the file")
+            raise VideoError(
+                f"{self.name}: not one frame can be decoded; replace or remove the file"
+            )
         return count
 
     @functools.cached_property
@@ -184,6 +180,17 @@ class Video:
                 codec=self._stream.codec_context.name,
                 rotation=rotation,
             )
+
+    @property
+    def num_promised(self) -> int:
+        """Frames that the header promises; 0 where it does not tell."""
+        return self._stream.frames
+
+    def count_broken(self) -> int:
+        """Decode everything and count the frames that are missing or were mended by guessing."""
+        with _errors_name(self.name):
+            intact = sum(1 for frame in self._decode_all() if not frame.is_corrupt)
+        return self.num_frames - intact
 
     def frames(
         self,
@@ -246,7 +253,9 @@ class Video:
             if not waiting:
                 return
         if last is None:
-            raise VideoError(f"{self.name}: not one frame can be decoded; replace or remove the file")
+            raise VideoError(
+                f"{self.name}: not one frame can be decoded; replace or remove the file"
+            )
         for number in waiting:
             images[number] = self._to_rgb(last, short_side)
 
@@ -437,6 +446,12 @@ class FrameSequence:
         self.name = name
         self._jpegs = jpegs
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
     @property
     def num_frames(self) -> int:
         """Frames of the video."""
@@ -467,7 +482,7 @@ class FrameSequence:
         return image if short_side is None else transforms.resize_short_side(image, short_side)
 
 
-def probe(source: _Source, name: str | None = None) -> VideoInfo:
+def probe(source: Source, name: str | None = None) -> VideoInfo:
     """Facts about a video, from its packets and its first frame.
 
     Raises:
@@ -478,7 +493,7 @@ def probe(source: _Source, name: str | None = None) -> VideoInfo:
 
 
 def decode(
-    source: _Source, indices: Sequence[int] | Int[np.ndarray, " t"], name: str | None = None
+    source: Source, indices: Sequence[int] | Int[np.ndarray, " t"], name: str | None = None
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """The frames of these numbers; see `Video.frames`."""
     with Video(source, name) as video:
@@ -486,7 +501,7 @@ def decode(
 
 
 def stream(
-    source: _Source, name: str | None = None, *, threads: int = 1
+    source: Source, name: str | None = None, *, threads: int = 1
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """All frames in order, one at a time, in memory that does not grow with the video.
 
@@ -504,7 +519,7 @@ def stream(
             video = _video_stream(container, name)
             video.thread_type = "NONE" if threads == 1 else "SLICE"
             video.codec_context.thread_count = threads
-            for packet in (*(), *_with_end(_demux(container, video))):
+            for packet in _with_end(_demux(container, video)):
                 for frame in _decode(video.codec_context, packet):
                     image = to_rgb(frame, None)
                     first = image if first is None else first
@@ -519,9 +534,7 @@ class _RgbConverter:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def __call__(
-        self, frame: av.VideoFrame, short_side: int | None
-    ) -> UInt8[np.ndarray, "h w 3"]:
+    def __call__(self, frame: av.VideoFrame, short_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
         image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         turns = round(frame.rotation / 90) % 4
         if turns:
@@ -546,9 +559,7 @@ def _video_stream(container: av.container.InputContainer, name: str) -> av.Video
     return stream
 
 
-def _demux(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.Packet]:
+def _demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The stream's packets; a broken rest of the file ends them."""
     with contextlib.suppress(av.error.FFmpegError):
         for packet in container.demux(stream):
@@ -593,13 +604,11 @@ def _duration(container: av.container.InputContainer, stream: av.VideoStream) ->
     return container.duration / av.time_base if container.duration else 0.0
 
 
-def _size(source: _Source) -> int:
+def _size(source: Source) -> int:
     return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
 
 
-def _stack(
-    images: dict[int, np.ndarray], distinct: np.ndarray, inverse: np.ndarray
-) -> np.ndarray:
+def _stack(images: dict[int, np.ndarray], distinct: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """The images in the asked order, all of the first one's size."""
     first = images[int(distinct[0])]
     return np.stack([_like(images[int(distinct[place])], first) for place in inverse.ravel()])

@@ -1,0 +1,108 @@
+"""The same work on many files in many processes, in order, outliving a process that dies."""
+
+import collections
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Generic, TypeVar
+
+from squeezetime_jax.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 4  # items under way per process: enough to keep all busy, few enough to fit in memory
+
+
+def each(
+    function: Callable[[Item], Result], items: Iterable[Item], processes: int | None = None
+) -> Iterator[tuple[Item, Result | UserError]]:
+    """Call a function on each item in other processes; results in the order of the items.
+
+    An item on which the process dies (a crash of the decoder) is tried once more alone and then
+    reported; the others are not lost.
+
+    Args:
+      function: picklable.
+      items: picklable.
+      processes: how many at once; by default one per core.
+
+    Yields:
+      The item with the result, or with the `UserError` that the function raised.
+    """
+    processes = processes or os.cpu_count() or 1
+    rest = iter(items)
+    waiting: collections.deque[tuple[Item, Future[Result | UserError]]] = collections.deque()
+    pool = _Pool(function, processes)
+    try:
+        while True:
+            for item in itertools.islice(rest, _AHEAD * processes - len(waiting)):
+                waiting.append((item, pool.submit(item)))
+            if not waiting:
+                return
+            item, future = waiting.popleft()
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                outcome = _alone(function, item)
+                waiting = collections.deque(
+                    (other, pool.submit(other) if _is_lost(old) else old) for other, old in waiting
+                )
+            yield item, outcome
+    finally:
+        pool.shutdown()
+
+
+class _Pool(Generic[Item, Result]):
+    """A process pool that is replaced when one of its processes dies."""
+
+    def __init__(self, function: Callable[[Item], Result], processes: int) -> None:
+        self._function = function
+        self._processes = processes
+        self._executor = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        # Not forked: a copy of threads' locks may hang.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(
+            self._processes,
+            mp_context=context,
+            initializer=signal.signal,  # an interrupt is the parent's to handle
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+
+    def submit(self, item: Item) -> "Future[Result | UserError]":
+        try:
+            return self._executor.submit(_outcome, self._function, item)
+        except BrokenProcessPool:
+            self.shutdown()
+            self._executor = self._start()
+            return self._executor.submit(_outcome, self._function, item)
+
+    def shutdown(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _outcome(function: Callable[[Item], Result], item: Item) -> Result | UserError:
+    try:
+        return function(item)
+    except UserError as error:
+        return error
+
+
+def _alone(function: Callable[[Item], Result], item: Item) -> Result | UserError:
+    pool = _Pool(function, 1)
+    try:
+        return pool.submit(item).result()
+    except BrokenProcessPool:
+        return UserError(f"{item}: the process that read it died; replace or remove the file")
+    finally:
+        pool.shutdown()
+
+
+def _is_lost(future: "Future[Result | UserError]") -> bool:
+    return not future.done() or isinstance(future.exception(), BrokenProcessPool)
