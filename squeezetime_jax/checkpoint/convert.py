@@ -132,7 +132,9 @@ def config_from_json(fields: dict[str, Any]) -> SqueezeTimeConfig:
       ValueError: a field is not what it should be.
       TypeError: there is a field that the configuration has not.
     """
-    return SqueezeTimeConfig(**fields)
+    return SqueezeTimeConfig(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    )
 
 
 def announce(report: Report) -> None:
