@@ -8,10 +8,10 @@ Measures, in CPU milliseconds of one core and by turns, so that a busy machine t
 
     python experiments/bench_data.py VIDEO... [--rounds 20] [--reference-python PYTHON]
 
-`--reference-python` names the Python of an environment with mmaction2 (`pip install mmaction2 mmcv-lite
-decord torch`); this file runs itself there and times mmaction2's K400 pipelines as released. Its
-training pipeline also flips, jitters and erases on the host, which here is the device's work; `train
-(no colour)` leaves that out.
+`--reference-python` names the Python of an environment with mmaction2 (`pip install mmaction2
+mmcv-lite decord torch`); this file runs itself there and times mmaction2's K400 pipelines as
+released. Its training pipeline also flips, jitters and erases on the host, which here is the
+device's work; `train (no colour)` leaves that out.
 """
 
 import argparse
@@ -122,6 +122,7 @@ class Reference:
         self.names = self._ask("")[0].split("\t")
 
     def cpu_ms(self, name: str, path: str) -> float:
+        """Time of one run there."""
         return float(self._ask(f"{name}\t{path}")[0])
 
     def _ask(self, line: str) -> list[str]:

@@ -35,7 +35,7 @@ def training_indices(
     return (start + np.arange(num_frames) * frame_interval) % num_video_frames
 
 
-def test_indices(
+def test_indices(  # noqa: PT028 - its name, not a test
     num_video_frames: int, num_clips: int, num_frames: int = 16, frame_interval: int = 4
 ) -> Int[np.ndarray, "clips t"]:
     """Clips whose starts are spread evenly over the video; a single clip lies in the middle.
@@ -75,8 +75,8 @@ def uniform_indices(
     """Frames over the whole video, one from each of `num_frames` equal segments.
 
     The practice on Something-Something (mmaction2's `UniformSample`). With `rng`, the frame is
-    random in its segment (training). Without, clip i of n takes the frame `(i + 1) / (n + 1)` of the
-    way through each segment, so that a single clip takes the middle.
+    random in its segment (training). Without, clip i of n takes the frame `(i + 1) / (n + 1)` of
+    the way through each segment, so that a single clip takes the middle.
 
     Args:
       num_video_frames: frames of the video, at least 1.

@@ -1,16 +1,15 @@
 """Videos -> ArrayRecord shards that TFDS reads: shrunk once, so that every epoch reads less.
 
-The shards are written here and not by a TFDS builder because TFDS writes a data set in one go: after
-a kill it starts again. Here a shard is a run of the list's videos, written under a hidden name and
-renamed when complete; a second run of the same command finds it and goes on after it. TFDS's
-description of the data set (`dataset_info.json`, `features.json`) comes last, so that a folder that
+The shards are written here and not by a TFDS builder because TFDS writes a data set in one go:
+after a kill it starts again. Here a shard is a run of the list's videos, written under a hidden
+name and renamed when complete; a second run of the same command finds it and goes on after it.
+TFDS's description of the data set (`dataset_info.json`, `features.json`) comes last, so that what
 TFDS opens is complete. `tfds.builder_from_directory(out).as_data_source(split)` reads it.
 
-Beside the shards lies `.prepare/`: the job (so that two jobs do not mix) and each shard's counts and
-bad videos.
+Beside the shards lies `.prepare/`: the job (so that two jobs do not mix) and each shard's counts
+and bad videos.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -112,9 +111,8 @@ def prepare(
     progress(len(job.videos) - sum(len(job.part(number)) for number in missing))
     encode = functools.partial(_encode, job.root, job.form, job.short_side)
     encoded = workers.each(encode, (v for number in missing for v in job.part(number)), processes)
-    with contextlib.closing(encoded):
-        for number in missing:
-            _write_shard(job, number, encoded, progress)
+    for number in missing:
+        _write_shard(job, number, encoded, progress)
     report = _report(job)
     if not report.num_videos:
         name, reason = report.bad[0]
@@ -173,7 +171,7 @@ def _claim(job: Job) -> None:
         if found.get(field) != value:
             raise UserError(
                 f"{job.out}: holds split {job.split!r} of another job: {field} was"
-                f" {found.get(field)!r}, is now {value!r}; choose another --out, or delete the folder"
+                f" {found.get(field)!r}, is now {value!r}; choose another --out or delete the folder"
             )
 
 
@@ -230,8 +228,8 @@ def _other_splits(job: Job) -> tuple[list[Any], int]:
     info = tfds.builder_from_directory(str(job.out)).info
     if (found := records.form_of(info.features)) != job.form:
         raise UserError(
-            f"{job.out}: its splits are stored as {found!r}, this one as {job.form!r}; choose another"
-            " --out or the same --form"
+            f"{job.out}: its splits are stored as {found!r}, this one as {job.form!r}; choose"
+            " another --out or the same --form"
         )
     others = [split for name, split in info.splits.items() if name != job.split]
     return others, info.features["label"].num_classes

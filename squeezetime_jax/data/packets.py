@@ -1,0 +1,277 @@
+"""The packets of a video file, numbered: what can be known of a video without decoding it.
+
+Files are untrusted: only containers of video are opened (no play lists, scripts, text or network),
+frames are limited to `MAX_PIXELS`, and packets may not add up to many times the file.
+"""
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import av.container
+import av.logging
+
+from squeezetime_jax.errors import UserError
+
+av.logging.set_level(av.logging.PANIC)
+
+# The largest accepted frame: DCI 4K. What declares more is refused before anything is allocated.
+MAX_PIXELS = 4096 * 2304
+
+# Demuxers of video files. Left out are those that open other files (hls, concat), that draw text
+# (tty) or that read still pictures.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,ogg,mxf,nut,ivf,rm,dv,gif"
+)
+_OPTIONS = {
+    "format_whitelist": _CONTAINERS,
+    "protocol_whitelist": "file",
+    "max_pixels": str(MAX_PIXELS),
+}
+# Packets of a file up to this size stay in memory once read; those of larger files are read again.
+_KEEP_BYTES = 64 << 20
+
+Source = str | os.PathLike[str] | bytes
+_Stamp = tuple[int | None, int | None, int | None]
+
+
+class VideoError(UserError):
+    """A video that cannot be used; the message names the file and the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What the packets tell, in the order of the file.
+
+    Attributes:
+      stamps: (presentation time, decoding time, byte position) of each packet.
+      keys: numbers of the keyframe packets, ascending.
+      num_shown: packets that show a frame; None where several may share one.
+      order: packet number of frame k, in the order of showing; None where time stamps do not tell.
+      rank: frame number of each packet; -1 for packets that show nothing.
+    """
+
+    stamps: list[_Stamp]
+    keys: list[int]
+    num_shown: int | None
+    order: list[int] | None
+    rank: list[int]
+
+    def key_for(self, packet: int) -> int:
+        """The last keyframe at or before the packet that is also shown no later than it.
+
+        Frames stored after a keyframe but shown before it may refer to what came earlier.
+        """
+        for place in range(bisect.bisect_right(self.keys, packet) - 1, -1, -1):
+            if 0 <= self.rank[self.keys[place]] <= self.rank[packet]:
+                return self.keys[place]
+        return 0
+
+
+class PacketFile:
+    """An open file: its index, its packets by number, its decoder.
+
+    Args:
+      source: a path, or the bytes of a file.
+      name: what errors call it.
+      threads: of the decoder.
+
+    Raises:
+      VideoError: it holds no video, or too large frames, or packets beyond measure.
+    """
+
+    def __init__(self, source: Source, name: str, threads: int = 1) -> None:
+        self._source = source
+        self._name = name
+        self._threads = threads
+        self._kept: list[av.Packet] | None = []
+        self._open()
+        self.index = self._read_index()
+
+    def close(self) -> None:
+        """Close the file and let its packets go."""
+        self._kept = None
+        self._container.close()
+
+    @property
+    def decoder(self) -> av.VideoCodecContext:
+        """The decoder of the video stream."""
+        return self.stream.codec_context
+
+    @property
+    def duration(self) -> float:
+        """Seconds, by the header; 0.0 where it does not tell."""
+        if self.stream.duration and self.stream.time_base:
+            return float(self.stream.duration * self.stream.time_base)
+        return self._container.duration / av.time_base if self._container.duration else 0.0
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, av.Packet]]:
+        """Packets `start` to `stop - 1` with their numbers, or from an earlier one on."""
+        if self._kept is not None:
+            yield from zip(range(start, stop), self._kept[start:stop], strict=True)
+            return
+        for number, packet in self._seek(start):
+            if number >= stop:
+                return
+            yield number, packet
+
+    def _open(self) -> None:
+        self._container = open_container(self._source)
+        self.stream = video_stream(self._container, self._name, self._threads)
+
+    def _read_index(self) -> Index:
+        limit = 8 * _size(self._source) + (1 << 20)
+        total = 0
+        stamps: list[_Stamp] = []
+        keys: list[int] = []
+        shown: list[int] = []
+        for number, packet in enumerate(demux(self._container, self.stream)):
+            total += packet.size
+            if total > limit:
+                raise VideoError(
+                    f"{self._name}: its packets add up to over {limit} bytes, many times the file;"
+                    " the header is broken: re-encode or remove the file"
+                )
+            stamps.append((packet.pts, packet.dts, packet.pos))
+            if packet.is_keyframe:
+                keys.append(number)
+            if not packet.is_discard and not self._is_hidden(packet):
+                shown.append(number)
+            if self._kept is not None:
+                self._kept.append(packet)
+                if total > _KEEP_BYTES:
+                    self._kept = None
+        if not stamps:
+            raise VideoError(f"{self._name}: holds no video data; replace or remove the file")
+        pts = [time for number in shown if (time := stamps[number][0]) is not None]
+        unique = 0 < len(shown) == len(set(pts))
+        order = None
+        if unique and self._times_tell(pts):
+            order = [number for _, number in sorted(zip(pts, shown, strict=True))]
+        rank = [-1] * len(stamps)
+        for place, number in enumerate(order or ()):
+            rank[number] = place
+        return Index(stamps, keys, len(shown) if unique else None, order, rank)
+
+    def _times_tell(self, pts: list[int]) -> bool:
+        """Whether presentation times can be believed.
+
+        AVI has none; FFmpeg makes them up, wrongly where frames are reordered. And where the
+        decoder reorders, times that ascend in the file's order are decoding times in disguise.
+        """
+        if not self.decoder.has_b_frames:
+            return True
+        return self._container.format.name != "avi" and pts != sorted(pts)
+
+    def _is_hidden(self, packet: av.Packet) -> bool:
+        """VP8 stores reference-only frames as packets of their own: `show_frame` is bit 4."""
+        return self.decoder.name == "vp8" and packet.size > 0 and not memoryview(packet)[0] & 0x10
+
+    def _seek(self, start: int) -> Iterator[tuple[int, av.Packet]]:
+        """Packets from `start`, or from somewhere before it where the container seeks badly."""
+        pts, dts, _ = self.index.stamps[start]
+        for time in (pts, dts):
+            if time is None:
+                continue
+            with contextlib.suppress(av.FFmpegError):
+                self._container.seek(time, stream=self.stream)
+                packets = demux(self._container, self.stream)
+                first = next(packets, None)
+                if first is None:
+                    continue
+                number = self._numbers.get((first.pts, first.pos))
+                if number is not None and number <= start:
+                    return _numbered(number, first, packets)
+        self._container.close()
+        self._open()
+        return enumerate(demux(self._container, self.stream))
+
+    @functools.cached_property
+    def _numbers(self) -> dict[tuple[int | None, int | None], int]:
+        """Packet numbers by what tells one from another beyond doubt."""
+        numbers: dict[tuple[int | None, int | None], int] = {}
+        doubtful = set()
+        for number, (pts, _, pos) in enumerate(self.index.stamps):
+            if (pts, pos) in numbers or pos is None:
+                doubtful.add((pts, pos))
+            numbers[pts, pos] = number
+        return {stamp: number for stamp, number in numbers.items() if stamp not in doubtful}
+
+
+def open_container(source: Source) -> av.container.InputContainer:
+    """Open a file for reading, with every safeguard; raises PyAV's errors."""
+    # The scheme keeps FFmpeg from reading one into the name ("take:2.mp4").
+    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{os.fspath(source)}"
+    return av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
+
+
+def video_stream(container: av.container.InputContainer, name: str, threads: int) -> av.VideoStream:
+    """The container's main video stream, ready to decode.
+
+    Raises:
+      VideoError: there is none, or its frames are too large.
+    """
+    stream = container.streams.best("video")
+    if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
+        raise VideoError(f"{name}: holds no video that can be decoded; replace or remove the file")
+    if stream.width * stream.height > MAX_PIXELS:
+        raise VideoError(
+            f"{name}: frames of {stream.width} x {stream.height}, at most {MAX_PIXELS} pixels are"
+            " read; shrink the video first"
+        )
+    # Slices, not frames: frame threads hold back frames, and may hang when left early.
+    stream.thread_type = "NONE" if threads == 1 else "SLICE"
+    stream.thread_count = threads
+    return stream
+
+
+def demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The stream's packets; a rest of the file that cannot be read ends them."""
+    with contextlib.suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size or packet.dts is not None:  # PyAV ends with an empty packet
+                yield packet
+
+
+def decode_packet(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
+    """What the packet (None: the end) brings out of the decoder; nothing if it is broken."""
+    try:
+        return decoder.decode(packet)
+    except av.FFmpegError:
+        return []
+
+
+@contextlib.contextmanager
+def errors_name(name: str) -> Iterator[None]:
+    """Turn whatever a broken file does to the libraries into a `VideoError` that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise VideoError(f"{name}: no such file; check the list and its root folder") from error
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise VideoError(
+            f"{name}: not readable as a video ({reason}); replace or remove the file"
+        ) from error
+
+
+def source_name(source: Source, name: str | None) -> str:
+    """What errors call a source: the given name, else the path."""
+    return name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
+
+
+def _numbered(
+    number: int, first: av.Packet, rest: Iterator[av.Packet]
+) -> Iterator[tuple[int, av.Packet]]:
+    yield number, first
+    yield from enumerate(rest, number + 1)
+
+
+def _size(source: Source) -> int:
+    return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
