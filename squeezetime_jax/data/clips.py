@@ -35,8 +35,8 @@ def training_indices(
     return (start + np.arange(num_frames) * frame_interval) % num_video_frames
 
 
-def test_indices(  # noqa: PT028 - its name, not a test
-    num_video_frames: int, num_clips: int, num_frames: int = 16, frame_interval: int = 4
+def test_indices(
+    num_video_frames: int, num_clips: int, num_frames: int = 16, frame_interval: int = 4  # noqa: PT028
 ) -> Int[np.ndarray, "clips t"]:
     """Clips whose starts are spread evenly over the video; a single clip lies in the middle.
 

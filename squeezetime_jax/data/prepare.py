@@ -171,7 +171,7 @@ def _claim(job: Job) -> None:
         if found.get(field) != value:
             raise UserError(
                 f"{job.out}: holds split {job.split!r} of another job: {field} was"
-                f" {found.get(field)!r}, is now {value!r}; choose another --out or delete the folder"
+                f" {found.get(field)!r}, is now {value!r}; choose another --out, or delete it"
             )
 
 
