@@ -74,13 +74,10 @@ def loads(
             raise
         except Exception as error:  # whatever the standard library finds wrong with the bytes
             raise PickleError(f"not a whole pickle ({_one_line(error)})") from None
-        if opcode.name == "STOP":
-            return machine.pop()
-        action = _ACTIONS.get(opcode.name)
-        if action is None:
-            raise PickleError(f"opcode {opcode.name} is unknown")
         try:
-            action(machine, argument)
+            if opcode.name == "STOP":
+                return machine.pop()
+            _ACTIONS[opcode.name](machine, argument)
         except (IndexError, KeyError):
             raise PickleError(
                 f"opcode {opcode.name} at byte {position} has nothing to work on"
