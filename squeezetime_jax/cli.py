@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from squeezetime_jax.errors import UserError
@@ -76,6 +77,58 @@ def _convert(args: argparse.Namespace) -> None:
     changes = {name: value for name, value in changes.items() if value is not None}
     print(convert_checkpoint(args.source, args.target, allow=args.allow, **changes))
     print(f"wrote {args.target}")
+
+
+@_subcommand(
+    "Store videos as shards that load fast: shrunk, many at once, resumable.",
+    "squeezetime prepare --list train.txt --root videos/ --out shards/",
+    _arg("--list", required=True, metavar="FILE", help="one line `relative/path label` per video"),
+    _arg("--root", required=True, metavar="FOLDER", help="what the list's paths are relative to"),
+    _arg("--out", required=True, metavar="FOLDER", help="where the shards go"),
+    _arg("--split", metavar="NAME", help="the split's name; by default the list's, without .txt"),
+    _arg("--classes", metavar="FILE", help="class names, one per line in the order of the labels"),
+    _arg("--form", choices=("video", "jpeg"), default="video", help="how videos are stored"),
+    _arg("--short-side", type=int, default=256, metavar="PIXELS", help="of the stored frames"),
+    _arg("--processes", type=int, metavar="N", help="videos at once; by default one per core"),
+)
+def _prepare(args: argparse.Namespace) -> int:
+    from squeezetime_jax.data import annotations, prepare, workers
+
+    job = prepare.Job(
+        videos=annotations.read_list(args.list),
+        root=Path(args.root),
+        out=Path(args.out),
+        split=args.split or Path(args.list).stem,
+        form=args.form,
+        short_side=args.short_side,
+        class_names=annotations.read_class_names(args.classes) if args.classes else (),
+    )
+    with workers.progress_bar("preparing", len(job.videos)) as progress:
+        report = prepare.prepare(job, args.processes, progress)
+    for name, reason in report.bad:
+        print(f"{name}: {reason}")
+    size = f"{report.num_bytes / 1e6:.1f} MB"
+    print(f"{report.num_videos} videos, {size} in {args.out}; {len(report.bad)} bad")
+    return 1 if report.bad else 0
+
+
+@_subcommand(
+    "Name every unreadable, truncated, tiny or oddly short video of a list.",
+    "squeezetime check --list val.txt --root videos/",
+    _arg("--list", required=True, metavar="FILE", help="one line `relative/path label` per video"),
+    _arg("--root", required=True, metavar="FOLDER", help="what the list's paths are relative to"),
+    _arg("--processes", type=int, metavar="N", help="videos at once; by default one per core"),
+)
+def _check(args: argparse.Namespace) -> int:
+    from squeezetime_jax.data import annotations, check, workers
+
+    paths = [path for path, _ in annotations.read_list(args.list)]
+    with workers.progress_bar("checking", len(paths)) as progress:
+        odd = check.check(paths, Path(args.root), args.processes, progress)
+    for path, reason in odd:
+        print(f"{path}: {reason}")
+    print(f"{len(paths)} videos, {len(odd)} odd")
+    return 1 if odd else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,13 +16,13 @@ def read_list(path: str | Path) -> list[tuple[str, int]]:
     """
     pairs = []
     for number, line in _lines(path):
-        name, _, label = line.rpartition(" ")
-        if not name.strip() or not label.isdecimal():
+        name, label = [*line.rsplit(maxsplit=1), ""][:2]
+        if not label.isdecimal():
             raise UserError(
                 f"{path}, line {number}: found {line[:80]!r}, wanted `path label` with a label from"
                 " 0 up; correct the line"
             )
-        pairs.append((name.strip(), int(label)))
+        pairs.append((name, int(label)))
     if not pairs:
         raise UserError(f"{path}: names no video; wanted one line `path label` per video")
     return pairs

@@ -1,6 +1,7 @@
 """The same work on many files in many processes, in order, outliving a process that dies."""
 
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Generic, TypeVar
+
+from rich import console, progress
 
 from squeezetime_jax.errors import UserError
 
@@ -55,6 +58,21 @@ def each(
             yield item, outcome
     finally:
         pool.shutdown()
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; yields the function that advances it by a number of items."""
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console.Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 class _Pool(Generic[Item, Result]):
