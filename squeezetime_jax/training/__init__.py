@@ -1,0 +1,1 @@
+"""Training: recipe, step, loop, devices and reports."""

@@ -1,0 +1,125 @@
+"""Which devices a run uses, and how several hosts find each other."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from squeezetime_jax.errors import UserError
+
+DATA = "data"
+"""The one axis of the mesh; the batch is cut along it, everything else is on every device."""
+
+
+def connect(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    force: bool = False,
+    environment: Mapping[str, str] = os.environ,
+) -> bool:
+    """Join the other processes of the run, if there are any; the first thing a command does.
+
+    Args:
+      coordinator: `host:port` of process 0. Default: `JAX_COORDINATOR_ADDRESS`, or the cluster's.
+      num_processes: processes in the run. Default: `JAX_NUM_PROCESSES`, or the cluster's.
+      process_id: this process, from 0. Default: `JAX_PROCESS_ID`, or the cluster's.
+      force: ask JAX to find the cluster even where the environment shows none (a Cloud TPU VM tells
+        of its slice over the network, not in the environment).
+      environment: the environment variables.
+
+    Returns:
+      Whether this process is now one of several that may be.
+
+    Raises:
+      UserError: only some of the three are known, or the others cannot be reached.
+    """
+    if jax.distributed.is_initialized():
+        return True
+    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
+    num_processes = _number(num_processes, "JAX_NUM_PROCESSES", environment)
+    process_id = _number(process_id, "JAX_PROCESS_ID", environment)
+    known = [coordinator is not None, num_processes is not None, process_id is not None]
+    if any(known) and not all(known):
+        raise UserError(
+            "distributed: found only some of coordinator address, number of processes and process "
+            "id; give --coordinator, --num-processes and --process-id together, or none of them"
+        )
+    if not (any(known) or force or in_cluster(environment)):
+        return False
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"distributed: cannot join the run: {reason}; check that process 0 runs, that its port "
+            "is open and that every process was given the same address"
+        ) from error
+    return True
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether the environment says that this process is one of several (SLURM, GKE, TPU slice)."""
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or "1"
+    return (
+        ("SLURM_PROCID" in environment and tasks != "1")
+        or ("KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment)
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+    )
+
+
+def _number(given: int | None, name: str, environment: Mapping[str, str]) -> int | None:
+    if given is not None or name not in environment:
+        return given
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise UserError(f"{name}: found {environment[name]!r}; wanted a number") from None
+
+
+def data_mesh() -> Mesh:
+    """All devices of all hosts in a row."""
+    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The first axis cut evenly over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def check_batch_on(mesh: Mesh, batch_size: int) -> None:
+    """Refuse a batch that the devices cannot share evenly.
+
+    Raises:
+      UserError: with the nearest batch sizes that they can.
+    """
+    devices = mesh.size
+    if batch_size % devices:
+        below = batch_size // devices * devices
+        nearest = " or ".join(str(n) for n in (below, below + devices) if n)
+        raise UserError(
+            f"batch_size is {batch_size}, which {devices} devices cannot share evenly; "
+            f"choose {nearest}"
+        )
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes reports."""
+    return jax.process_index() == 0
+
+
+def put_everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Lay a tree of arrays that every process holds whole onto every device, as new buffers."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, replicated(mesh), may_alias=False)
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())

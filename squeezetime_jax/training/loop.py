@@ -1,0 +1,283 @@
+"""The timetable of a run: dispatch a step, read the one before; evaluate and save when it is time."""
+
+import dataclasses
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, Self
+
+import jax
+from jax.experimental import multihost_utils
+from jaxtyping import PRNGKeyArray
+
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.training.report import Clock, Report
+from squeezetime_jax.training.step import Metrics, TrainState
+
+Batch = Mapping[str, jax.Array]
+Step = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]
+Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+class NonFiniteLoss(UserError):
+    """The loss or the gradient is no longer a number."""
+
+
+class Preempted(UserError):
+    """The run was asked to stop, and has saved where it stands."""
+
+
+class Checkpoints(Protocol):
+    """Where the loop saves to."""
+
+    def save(
+        self,
+        state: TrainState,
+        step: int,
+        progress: Mapping[str, Any],
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begin to save; returns as soon as the state may be donated again."""
+
+    def wait(self) -> None:
+        """Until everything that was begun is on disk."""
+
+    def describe_last(self) -> str:
+        """The newest finished checkpoint, for a message."""
+
+
+class NoCheckpoints:
+    """Saves nothing."""
+
+    def save(
+        self,
+        state: TrainState,
+        step: int,
+        progress: Mapping[str, Any],
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Nothing."""
+
+    def wait(self) -> None:
+        """Nothing."""
+
+    def describe_last(self) -> str:
+        """There is none."""
+        return "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timetable:
+    """What happens after which step. All in steps; `0` is never.
+
+    Attributes:
+      total_steps: steps of the whole run.
+      log_every: steps from one report to the next.
+      evaluate_every: steps from one evaluation to the next; also after the last step.
+      save_every: steps from one checkpoint to the next; also after each evaluation and the last step.
+      profile: first and last step of a profiler trace.
+    """
+
+    total_steps: int
+    log_every: int = 10
+    evaluate_every: int = 0
+    save_every: int = 0
+    profile: tuple[int, int] = (0, 0)
+
+    def logs(self, step: int) -> bool:
+        """Whether a report is due after `step` steps."""
+        return self._due(step, self.log_every) or step == self.total_steps
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps."""
+        return bool(self.evaluate_every) and (
+            self._due(step, self.evaluate_every) or step == self.total_steps
+        )
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        return self._due(step, self.save_every) or self.evaluates(step) or step == self.total_steps
+
+    @staticmethod
+    def _due(step: int, every: int) -> bool:
+        return every > 0 and step % every == 0
+
+
+class StopRequest:
+    """Hears the SIGTERM of a scheduler that wants the machine back."""
+
+    def __enter__(self) -> Self:
+        self.signalled = False
+        # Where JAX's distributed service runs, it listens itself, and agrees on a step with all hosts.
+        self._agrees = jax.distributed.is_initialized()
+        if not self._agrees:
+            self._before = signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._agrees:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.signalled = True
+
+    def after(self, step: int) -> bool:
+        """Whether every host is to stop after this step."""
+        if self._agrees:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.signalled
+
+
+class Window:
+    """Means of the metrics since the last report; part of a checkpoint, for it moves too."""
+
+    def __init__(self, progress: Mapping[str, Any]):
+        self.sums: dict[str, float] = dict(progress.get("sums", {}))
+        self.steps: int = progress.get("steps", 0)
+
+    def progress(self) -> dict[str, Any]:
+        """What `Window` is made from again."""
+        return {"sums": self.sums, "steps": self.steps}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Count one step in."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        """The means; the window is empty afterwards."""
+        means = {name: total / self.steps for name, total in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        return means
+
+
+def fit(
+    state: TrainState,
+    *,
+    start_step: int,
+    step: Step,
+    batches: Iterator[Batch],
+    key: PRNGKeyArray,
+    timetable: Timetable,
+    evaluate: Evaluate,
+    checkpoints: Checkpoints,
+    report: Report,
+    clock: Clock,
+    progress: Mapping[str, Any],
+    workdir: Path,
+) -> TrainState:
+    """Train from `start_step` to the timetable's end.
+
+    Nothing passes between host and devices but the batch, the metrics of the step before, and what an
+    evaluation or a checkpoint needs; anything else raises.
+
+    Args:
+      state: where to start; its buffers are given up.
+      start_step: steps that `state` has behind it.
+      step: the compiled step.
+      batches: batches on the devices, from the `start_step`-th on.
+      key: the run's key, on the devices.
+      timetable: what happens when.
+      evaluate: scores of a state.
+      checkpoints: where to save.
+      report: who is told.
+      clock: where the time goes.
+      progress: what a resumed checkpoint kept of the loop itself; empty at the start.
+      workdir: where a profiler trace goes.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      NonFiniteLoss: with the step, the last good checkpoint and a hint.
+      Preempted: after SIGTERM, when the checkpoint is on disk.
+    """
+    window = Window(progress)
+    pending: tuple[int, Metrics] | None = None
+
+    def read_pending() -> None:
+        nonlocal pending
+        if pending is None:
+            return
+        done, metrics = pending
+        pending = None
+        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        _check_finite(values, done, checkpoints)
+        window.add(values)
+        if timetable.logs(done):
+            report.train(done, window.means())
+
+    with (
+        StopRequest() as stop,
+        jax.transfer_guard("disallow"),
+        _Profile(timetable, workdir) as trace,
+    ):
+        for done in range(start_step + 1, timetable.total_steps + 1):
+            with clock("data wait"):
+                batch = next(batches)
+            with clock("step"):
+                trace.before(done)
+                state, metrics = step(state, batch, key)
+                read_pending()
+                pending = done, metrics
+            stops = stop.after(done)
+            if not (stops or timetable.saves(done)):
+                continue
+            with clock("step"):
+                read_pending()
+            scores = None
+            if timetable.evaluates(done):
+                with clock("evaluation"), jax.transfer_guard("allow"):
+                    scores = evaluate(state)
+                report.evaluation(done, scores)
+            with clock("saving"), jax.transfer_guard("allow"):
+                checkpoints.save(state, done, window.progress(), scores)
+                if stops:
+                    checkpoints.wait()
+            if stops and done < timetable.total_steps:
+                raise Preempted(
+                    f"asked to stop (SIGTERM); step {done} of {timetable.total_steps} is saved: "
+                    f"{checkpoints.describe_last()}; the same command goes on from there"
+                )
+        with clock("saving"), jax.transfer_guard("allow"):
+            checkpoints.wait()
+    return state
+
+
+def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values[name]):
+            raise NonFiniteLoss(
+                f"{name} is {values[name]} at step {step} (learning rate "
+                f"{values['learning_rate']:.3g}); last good checkpoint: "
+                f"{checkpoints.describe_last()}; lower optimizer.learning_rate or lengthen "
+                "optimizer.warmup_epochs, and look for damaged videos with `squeezetime check`"
+            )
+
+
+class _Profile:
+    """A profiler trace of the timetable's chosen steps."""
+
+    def __init__(self, timetable: Timetable, workdir: Path):
+        self._first, self._last = timetable.profile
+        self._folder = workdir / "profile"
+        self._runs = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def before(self, step: int) -> None:
+        """Start or stop if it is time."""
+        if self._first and step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._runs = True
+        elif self._runs and step > self._last:
+            self.__exit__()
+
+    def __exit__(self, *_: object) -> None:
+        if self._runs:
+            jax.profiler.stop_trace()
+            self._runs = False

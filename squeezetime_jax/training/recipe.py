@@ -1,0 +1,174 @@
+"""How the weights move: learning-rate schedule, optimiser, and the loss's options.
+
+The arithmetic is that of the reference's PyTorch and mmengine, so that a published recipe gives the
+published curve: decay is coupled (added to the clipped gradient, on every parameter), the momentum
+buffer holds gradients and not steps, and schedules move every step.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from squeezetime_jax.errors import UserError
+
+# The module that holds the classifier; every other parameter belongs to the backbone.
+HEAD = "head"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides how the weights move, apart from epochs and batch size.
+
+    Attributes:
+      learning_rate: peak learning rate for a batch of `base_batch_size` clips.
+      base_batch_size: the batch that `learning_rate` is meant for; another batch scales it linearly.
+        0: no scaling.
+      schedule: after the warm-up, "cosine" per step, or "steps" at `milestones`.
+      warmup_epochs: epochs of linear rise from `warmup_factor` times the peak.
+      warmup_factor: where the warm-up starts, as a share of the peak.
+      final_learning_rate: where the cosine ends. Absolute: it does not grow with the batch (mmengine
+        scales the peak alone).
+      milestones: epochs after which the learning rate is multiplied by `step_factor`.
+      step_factor: see `milestones`.
+      momentum: of SGD, not Nesterov's.
+      weight_decay: coupled, on every parameter.
+      clip_norm: largest global norm of the gradient, applied before the decay. 0: no clipping.
+      backbone_multiplier: factor on the learning rate of everything but the classifier.
+      label_smoothing: share of the target spread over all classes.
+      mixup: alpha of the Beta distribution that clips are blended with. 0: off.
+      cutmix: alpha of the Beta distribution of the pasted area. 0: off. With both on, a coin is
+        tossed every step.
+      ema: decay per step of the running average of weights and statistics that is then the one
+        evaluated. 0: off.
+      accumulation: parts that a batch is cut into to save memory. The update is the whole batch's.
+    """
+
+    learning_rate: float = 0.015
+    base_batch_size: int = 64
+    schedule: Literal["cosine", "steps"] = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.1
+    final_learning_rate: float = 0.0
+    milestones: tuple[int, ...] = ()
+    step_factor: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 7e-5
+    clip_norm: float = 40.0
+    backbone_multiplier: float = 1.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name, is_right, wanted in self._checks():
+            if not is_right:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+
+    def _checks(self) -> list[tuple[str, bool, str]]:
+        rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        return [
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("schedule", self.schedule in ("cosine", "steps"), "'cosine' or 'steps'"),
+            ("warmup_epochs", self.warmup_epochs >= 0, "at least 0"),
+            ("warmup_factor", 0 <= self.warmup_factor <= 1, "in [0, 1]"),
+            ("milestones", rising, "epochs in rising order"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("clip_norm", self.clip_norm >= 0, "at least 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
+            ("mixup", self.mixup >= 0, "at least 0"),
+            ("cutmix", self.cutmix >= 0, "at least 0"),
+            ("ema", 0 <= self.ema < 1, "in [0, 1)"),
+            ("accumulation", self.accumulation >= 1, "at least 1"),
+        ]
+
+    def peak_learning_rate(self, batch_size: int) -> float:
+        """The learning rate at the top of the schedule for a batch of `batch_size` clips."""
+        scale = batch_size / self.base_batch_size if self.base_batch_size else 1.0
+        return self.learning_rate * scale
+
+
+def learning_rate_schedule(
+    recipe: Recipe, *, batch_size: int, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """The learning rate of each step, counted from 0.
+
+    The corners are mmengine's: of a warm-up of W steps the first has `warmup_factor` times the peak
+    and the last, W-1, the peak itself; the cosine starts at step W, again with the peak, and would
+    reach `final_learning_rate` at the step after the last.
+
+    Args:
+      recipe: the schedule's fields.
+      batch_size: clips in a global batch.
+      epochs: length of the run.
+      steps_per_epoch: batches in an epoch.
+
+    Returns:
+      A function of the step (an integer, traced or not) to the learning rate.
+    """
+    peak = recipe.peak_learning_rate(batch_size)
+    total = epochs * steps_per_epoch
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+
+    def rise(step: Any) -> Any:
+        share = step / max(warmup - 1, 1)
+        return peak * (recipe.warmup_factor + (1 - recipe.warmup_factor) * share)
+
+    def cosine(step: Any) -> Any:
+        angle = math.pi * (step - warmup) / max(total - warmup, 1)
+        low = recipe.final_learning_rate
+        return low + (peak - low) * 0.5 * (1 + jnp.cos(angle))
+
+    def steps(step: Any) -> Any:
+        passed = sum(jnp.where(step >= m * steps_per_epoch, 1, 0) for m in recipe.milestones)
+        return peak * recipe.step_factor ** jnp.asarray(passed, dtype=float)
+
+    after = cosine if recipe.schedule == "cosine" else steps
+    return lambda step: jnp.where(step < warmup, rise(step), after(step))
+
+
+def optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD as PyTorch does it: clip, add the decay, accumulate the momentum, scale by the rate."""
+    links = [optax.clip_by_global_norm(recipe.clip_norm)] if recipe.clip_norm else []
+    links.append(optax.add_decayed_weights(recipe.weight_decay))
+    links.append(optax.trace(decay=recipe.momentum))
+    if recipe.backbone_multiplier != 1.0:
+        links.append(optax.masked(optax.scale(recipe.backbone_multiplier), backbone_mask))
+    links.append(optax.scale_by_learning_rate(schedule))
+    return optax.chain(*links)
+
+
+def backbone_mask(params: Any) -> Any:
+    """A tree like `params` that says of each leaf whether it lies outside the classifier."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _name(path[0]) != HEAD, params)
+
+
+def _name(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "name", key)))
+
+
+def check_batch(recipe: Recipe, batch_size: int, bn_group_size: int | None) -> None:
+    """Refuse a batch that batch norm's groups or the accumulation would not divide evenly.
+
+    Raises:
+      UserError: naming the field to change.
+    """
+    part = batch_size // recipe.accumulation
+    if batch_size % recipe.accumulation:
+        raise UserError(
+            f"optimizer.accumulation is {recipe.accumulation}, which does not divide batch_size "
+            f"{batch_size}; choose a divisor"
+        )
+    group = bn_group_size or batch_size
+    if part % group and not (recipe.accumulation == 1 and batch_size < group):
+        raise UserError(
+            f"batch_size {batch_size} in {recipe.accumulation} part(s) gives parts of {part} clips, "
+            f"not whole groups of model.bn_group_size = {group}; choose a multiple"
+        )

@@ -1,0 +1,337 @@
+"""What a run tells: progress, metrics file, TensorBoard, curves, and where the time went.
+
+Every reporter has the methods of `Report`; `Silence` does nothing, so that the loop never asks
+whether somebody listens.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+METRICS = "metrics.jsonl"
+CURVES = "curves.png"
+
+
+class Report(Protocol):
+    """Somebody who listens to a run."""
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Means over the steps since the last call, up to and including `step`."""
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """The scores of an evaluation after `step` steps."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the user."""
+
+    def close(self) -> None:
+        """The run is over, well or badly."""
+
+
+class Silence:
+    """A report that does nothing."""
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Everyone:
+    """Passes everything on to several reports."""
+
+    def __init__(self, reports: Sequence[Report]):
+        self.reports = reports
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass on."""
+        for report in self.reports:
+            report.train(step, values)
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass on."""
+        for report in self.reports:
+            report.evaluation(step, values)
+
+    def say(self, text: str) -> None:
+        """Pass on."""
+        for report in self.reports:
+            report.say(text)
+
+    def close(self) -> None:
+        """Pass on."""
+        for report in self.reports:
+            report.close()
+
+
+class MetricsFile(Silence):
+    """`metrics.jsonl`: a line per report, `{"step", "kind": "train" | "eval", ...}`.
+
+    Lines beyond `start_step`, left by a run that was killed between two checkpoints, are dropped:
+    they will be written again, the same.
+    """
+
+    def __init__(self, workdir: Path, start_step: int = 0):
+        path = workdir / METRICS
+        kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.replace(path)
+        self._file = path.open("a")
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Write a line."""
+        self._write({"step": step, "kind": "train", **values})
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Write a line."""
+        self._write({"step": step, "kind": "eval", **values})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, without a last one that was cut short."""
+    try:
+        text = (workdir / METRICS).read_text()
+    except FileNotFoundError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
+
+
+class TensorBoard(Silence):
+    """Event files, written without TensorFlow."""
+
+    def __init__(self, workdir: Path, start_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        # What a killed run wrote beyond the checkpoint is hidden by TensorBoard.
+        purge = start_step + 1 if start_step else None
+        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars under `train/`."""
+        self._add("train", step, values)
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars under `eval/`."""
+        self._add("eval", step, values)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+    def _add(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", value, step)
+        self._writer.flush()
+
+
+class Lines(Silence):
+    """Plain lines, for a log file or a pipe."""
+
+    def __init__(self, start_step: int, total_steps: int, batch_size: int):
+        self._total = total_steps
+        self._rate = _Rate(start_step, total_steps, batch_size)
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Print a line."""
+        print(f"step {step}/{self._total}  {_numbers(values)}  {self._rate(step)}", flush=True)
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Print a line."""
+        print(f"step {step}/{self._total}  evaluation: {_numbers(values)}", flush=True)
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        print(text, flush=True)
+
+
+class Bar(Silence):
+    """A progress bar, for a terminal."""
+
+    def __init__(self, start_step: int, total_steps: int, batch_size: int):
+        from rich import progress
+
+        self._rate = _Rate(start_step, total_steps, batch_size)
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[numbers]}"),
+        )
+        self._task = self._progress.add_task(
+            "training", total=total_steps, completed=start_step, numbers=""
+        )
+        self._progress.start()
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Move the bar."""
+        shown = {name: values[name] for name in ("loss", "top1") if name in values}
+        numbers = f"{_numbers(shown)}  {self._rate(step)}"
+        self._progress.update(self._task, completed=step, numbers=numbers)
+
+    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Print a line above the bar."""
+        self.say(f"step {step}: {_numbers(values)}")
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+def console(start_step: int, total_steps: int, batch_size: int) -> Report:
+    """The bar on a terminal, lines elsewhere."""
+    reporter = Bar if sys.stdout.isatty() else Lines
+    return reporter(start_step, total_steps, batch_size)
+
+
+class _Rate:
+    """Clips a second since the last call, and the time left at the mean rate so far."""
+
+    def __init__(self, start_step: int, total_steps: int, batch_size: int):
+        self._first, self._total, self._batch = start_step, total_steps, batch_size
+        self._last_step, self._begin = start_step, time.monotonic()
+        self._last_time = self._begin
+
+    def __call__(self, step: int) -> str:
+        now = time.monotonic()
+        rate = (step - self._last_step) * self._batch / max(now - self._last_time, 1e-9)
+        left = (self._total - step) * (now - self._begin) / max(step - self._first, 1)
+        self._last_step, self._last_time = step, now
+        return f"{rate:.1f} clips/s  {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 42 s, 3 min 05 s, 2 h 10 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def _numbers(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {_number(name, value)}" for name, value in values.items())
+
+
+def _number(name: str, value: float) -> str:
+    if name.startswith(("top", "mean_class")):
+        return f"{100 * value:.2f} %"
+    return f"{value:.4g}"
+
+
+class Clock:
+    """Where the wall-clock time of a run goes, in seconds by part."""
+
+    PARTS = ("data wait", "step", "evaluation", "saving")
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(self.PARTS, 0.0)
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Count the time of the body towards a part."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.monotonic() - begin
+
+    def summary(self) -> str:
+        """One line: the share of each part, and what would help most."""
+        total = sum(self.seconds.values()) or 1.0
+        shares = {part: seconds / total for part, seconds in self.seconds.items()}
+        split = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
+        if shares["data wait"] > 0.1:
+            advice = "the devices wait for data: more processor cores or prepared shards would help"
+        elif shares["evaluation"] + shares["saving"] > 0.25:
+            advice = "evaluate and save less often to go faster"
+        else:
+            advice = "the devices are busy: a faster or a further device would help"
+        return f"time {duration(total)}: {split}; {advice}"
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions, machine, devices."""
+    packages = ("squeezetime-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+    packages += ("numpy", "av", "opencv-python-headless")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "processes": jax.process_count(),
+        "devices": {"count": len(devices), "kind": devices[0].device_kind},
+        "cores": os.cpu_count(),
+        "flags": {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_"))},
+    }
+
+
+def draw_curves(workdir: Path, steps_per_epoch: int) -> Path | None:
+    """Draw loss, accuracy and learning rate over the epochs into `curves.png`.
+
+    Returns:
+      The picture's path, or None where there is nothing to draw.
+    """
+    lines = read_metrics(workdir)
+    train = [line for line in lines if line["kind"] == "train"]
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    if not train:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3)
+    epochs = [line["step"] / steps_per_epoch for line in train]
+    for axes, name in zip(panels, ("loss", "top1", "learning_rate"), strict=True):
+        axes.plot(epochs, [line[name] for line in train], label="training")
+        seen = [line for line in evaluations if name in line]
+        if seen:
+            at = [line["step"] / steps_per_epoch for line in seen]
+            axes.plot(at, [line[name] for line in seen], "o-", label="evaluation")
+            axes.legend()
+        axes.set(xlabel="epoch", title=name.replace("_", " "))
+        axes.grid(alpha=0.3)
+    path = workdir / CURVES
+    part = workdir / "curves.part.png"
+    figure.savefig(part, dpi=110)
+    part.replace(path)
+    return path
