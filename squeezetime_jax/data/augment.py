@@ -1,0 +1,299 @@
+"""Device side: uint8 clips to normalised floats, inside jit and in the batch's sharding.
+
+Order, ranges and arithmetic are those of the released recipe in mmaction2: horizontal flip, colour
+jitter, random erasing, normalisation; one draw per clip, the same for all its frames. What is left
+out is the reference's rounding to 8 bits in between. Drawing (`draw`) and applying (`apply`) are
+apart, so that what is applied can be checked against a plain reading of the recipe.
+
+A clip's draw depends on the key and on the clip's place in the global batch alone: any number of
+devices draws the same.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8, UInt32
+
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+_GREY = (0.2989, 0.587, 0.114)
+# mmaction2 turns its hue parameter into `parameter * 255` steps on OpenCV's circle of 180 steps.
+_SEXTANTS_PER_HUE = 255 / 180 * 6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to a training clip; the defaults are the released recipe's.
+
+    Attributes:
+      flip: probability of a horizontal flip.
+      flip_labels: the label of each class once flipped; None where a flip changes none.
+      brightness: the factor is uniform in `1 +- brightness`.
+      contrast: likewise; around the mean grey of each frame.
+      saturation: likewise; around each pixel's grey.
+      hue: the shift is uniform in `+- hue * 510` degrees (0.1: 51 degrees, mmaction2's reading).
+      erase: probability of erasing a rectangle.
+      erase_area: smallest and largest share of the frame that is erased.
+      erase_aspect: smallest and largest height / width of the rectangle; log-uniform between.
+    """
+
+    flip: float = 0.5
+    flip_labels: tuple[int, ...] | None = None
+    brightness: float = 0.5
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.1
+    erase: float = 0.25
+    erase_area: tuple[float, float] = (0.02, 1 / 3)
+    erase_aspect: tuple[float, float] = (3 / 10, 10 / 3)
+
+    def __post_init__(self) -> None:
+        # Lists come out of configuration files; a frozen one is hashable, so they become tuples.
+        for name in ("flip_labels", "erase_area", "erase_aspect"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is None else tuple(value))
+        for name in ("flip", "brightness", "contrast", "saturation", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Augmentation.{name} is {getattr(self, name)}, wanted 0 to 1")
+        if not 0 <= self.hue <= 0.35:
+            raise ValueError(f"Augmentation.hue is {self.hue}, wanted 0 to 0.35 (half the circle)")
+        if self.flip_labels is not None:
+            twice = [self.flip_labels[k] for k in self.flip_labels if k < len(self.flip_labels)]
+            if twice != list(range(len(self.flip_labels))):
+                raise ValueError(
+                    "Augmentation.flip_labels: flipping twice does not give the same class again"
+                )
+
+    @property
+    def changes_colour(self) -> bool:
+        """Whether there is any colour jitter."""
+        return any((self.brightness, self.contrast, self.saturation, self.hue))
+
+
+NONE = Augmentation(flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, erase=0.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """What was drawn for each clip.
+
+    Attributes:
+      flip: whether to flip.
+      brightness: factor.
+      contrast: factor.
+      saturation: factor.
+      hue: shift, in sixths of the circle, in [-3, 3].
+      before_hue: whether brightness, contrast and saturation come before the hue shift. The
+        reference shuffles all four; of their order only this shows: the other three commute.
+      box: top, left, height and width of the erased rectangle in pixels; height 0 erases nothing.
+      noise_seed: seed of the noise that fills the rectangle.
+    """
+
+    flip: Bool[Array, "n"]
+    brightness: Float[Array, "n"]
+    contrast: Float[Array, "n"]
+    saturation: Float[Array, "n"]
+    hue: Float[Array, "n"]
+    before_hue: Bool[Array, "n 3"]
+    box: Int[Array, "n 4"]
+    noise_seed: UInt32[Array, "n"]
+
+
+def augment(
+    key: PRNGKeyArray,
+    clips: UInt8[Array, "n t h w 3"],
+    labels: Int[Array, "n"],
+    augmentation: Augmentation,
+    dtype: jnp.dtype | type = jnp.float32,
+) -> tuple[Float[Array, "n t h w 3"], Int[Array, "n"]]:
+    """Augment and normalise a batch of training clips.
+
+    Args:
+      key: the step's key.
+      clips: RGB, 0..255; n is the global batch.
+      labels: a class per clip.
+      augmentation: what may happen.
+      dtype: of the result.
+
+    Returns:
+      Clips ready for the network, and the labels after the flip.
+    """
+    draws = draw(key, clips.shape, augmentation)
+    if augmentation.flip_labels is not None:
+        labels = jnp.where(draws.flip, jnp.asarray(augmentation.flip_labels)[labels], labels)
+    return apply(clips, draws, augmentation, dtype), labels
+
+
+def normalise(
+    clips: UInt8[Array, "*n h w 3"], dtype: jnp.dtype | type = jnp.float32
+) -> Float[Array, "*n h w 3"]:
+    """Clips as the network wants them: `(value - mean) / deviation` per colour."""
+    return _normalised(clips.astype(jnp.float32)).astype(dtype)
+
+
+def draw(key: PRNGKeyArray, shape: Sequence[int], augmentation: Augmentation) -> Draws:
+    """Draw what happens to each clip of a global batch of this shape, (n, t, h, w, 3)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
+    height, width = shape[2:4]
+    draw_clip = functools.partial(_draw_clip, height=height, width=width, augmentation=augmentation)
+    return Draws(**jax.vmap(draw_clip)(keys))
+
+
+def apply(
+    clips: UInt8[Array, "n t h w 3"],
+    draws: Draws,
+    augmentation: Augmentation,
+    dtype: jnp.dtype | type = jnp.float32,
+) -> Float[Array, "n t h w 3"]:
+    """Do to each clip what was drawn for it, then normalise.
+
+    `augmentation` only says which steps can be left out of the program.
+    """
+    if augmentation.flip:
+        clips = jnp.where(_per_clip(draws.flip), clips[:, :, :, ::-1], clips)
+    pixels = clips.astype(jnp.float32)
+    if augmentation.changes_colour:
+        pixels = _jitter(pixels, draws, augmentation.hue > 0)
+    if augmentation.erase:
+        noise = _noise(draws.noise_seed, pixels.shape)
+        pixels = jnp.where(_inside(draws.box, pixels.shape), noise, pixels)
+    return _normalised(pixels).astype(dtype)
+
+
+def _draw_clip(
+    key: PRNGKeyArray, *, height: int, width: int, augmentation: Augmentation
+) -> dict[str, Array]:
+    keys = jax.random.split(key, 5)
+
+    def around_one(key: PRNGKeyArray, reach: float) -> Array:
+        return jax.random.uniform(key, minval=1 - reach, maxval=1 + reach)
+
+    colour_keys = jax.random.split(keys[0], 4)
+    hue = jax.random.uniform(colour_keys[3], minval=-augmentation.hue, maxval=augmentation.hue)
+    order = jax.random.uniform(keys[1], (4,))  # in which the four come; the last is the hue
+    return {
+        "flip": jax.random.bernoulli(keys[2], augmentation.flip),
+        "brightness": around_one(colour_keys[0], augmentation.brightness),
+        "contrast": around_one(colour_keys[1], augmentation.contrast),
+        "saturation": around_one(colour_keys[2], augmentation.saturation),
+        "hue": hue * _SEXTANTS_PER_HUE,
+        "before_hue": order[:3] < order[3],
+        "box": _draw_box(keys[3], height, width, augmentation),
+        "noise_seed": jax.random.bits(keys[4]),
+    }
+
+
+def _draw_box(
+    key: PRNGKeyArray, height: int, width: int, augmentation: Augmentation
+) -> Int[Array, "4"]:
+    u = jax.random.uniform(key, (5,))
+    low, high = augmentation.erase_area
+    area = height * width * (low + u[0] * (high - low))
+    low, high = augmentation.erase_aspect
+    aspect = low * (high / low) ** u[1]
+    box_height = jnp.minimum(jnp.rint(jnp.sqrt(area * aspect)), height)
+    box_width = jnp.minimum(jnp.rint(jnp.sqrt(area / aspect)), width)
+    # The last position is never drawn, as in mmaction2.
+    top = jnp.floor(u[2] * (height - box_height))
+    left = jnp.floor(u[3] * (width - box_width))
+    box = jnp.stack([top, left, box_height, box_width]).astype(jnp.int32)
+    return jnp.where(u[4] < augmentation.erase, box, 0)
+
+
+def _per_clip(values: Array) -> Array:
+    return values[:, None, None, None, None]
+
+
+def _normalised(pixels: Array) -> Array:
+    mean, std = jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32)
+    return (pixels - mean) * (1 / std)
+
+
+def _grey(pixels: Array) -> Array:
+    """(..., 3) -> (..., 1)"""
+    return pixels[..., :1] * _GREY[0] + pixels[..., 1:2] * _GREY[1] + pixels[..., 2:] * _GREY[2]
+
+
+def _jitter(pixels: Array, draws: Draws, hue_shifts: bool) -> Array:
+    """Brightness, contrast, saturation and hue.
+
+    Contrast needs the mean grey of what it is applied to. One pass takes it, of the frames as they
+    are where contrast comes before the hue shift, and as they will then be where it comes after;
+    brightness and saturation before the contrast are linear, and so known of the mean.
+    """
+    factors = (draws.brightness, draws.contrast, draws.saturation)
+    if not hue_shifts:
+        mean = _grey(pixels).mean((2, 3), keepdims=True)
+        return jnp.clip(_linear(pixels, *factors, mean), 0.0, 255.0)
+    is_before = draws.before_hue.T
+    before = [jnp.where(b, f, 1.0) for b, f in zip(is_before, factors, strict=True)]
+    after = [jnp.where(b, 1.0, f) for b, f in zip(is_before, factors, strict=True)]
+    unchanged = jnp.ones_like(draws.contrast)
+    without_contrast = _linear(pixels, before[0], unchanged, before[2], jnp.zeros(()))
+    measured = jnp.where(_per_clip(is_before[1]), pixels, _shift_hue(without_contrast, draws.hue))
+    mean = _grey(measured).mean((2, 3), keepdims=True)
+    pixels = _shift_hue(_linear(pixels, *before, mean), draws.hue)
+    return jnp.clip(_linear(pixels, *after, mean), 0.0, 255.0)
+
+
+def _linear(
+    pixels: Array, brightness: Array, contrast: Array, saturation: Array, mean: Array
+) -> Array:
+    """The three linear changes; they commute. `mean` is the mean grey of `pixels`, per frame."""
+    brightness, contrast, saturation = map(_per_clip, (brightness, contrast, saturation))
+    mixed = saturation * pixels + (1 - saturation) * _grey(pixels)
+    # A grey's own grey is itself but for the weights' sum, 0.9999.
+    mean = mean * (saturation + (1 - saturation) * sum(_GREY))
+    return brightness * (contrast * mixed + (1 - contrast) * mean)
+
+
+def _shift_hue(pixels: Array, sextants: Array) -> Array:
+    """Turn the hue and keep HSV's saturation and value, without going through HSV.
+
+    In HSV each colour is a trapezoid over the hue, `high - chroma * clip(min(k, 4 - k), 0, 1)`
+    with `k = (n + hue) mod 6` and n = 5, 3, 1. Multiplied through by chroma, no division is left.
+    """
+    pixels = jnp.clip(pixels, 0.0, 255.0)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    high = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = high - jnp.minimum(jnp.minimum(red, green), blue)
+    hue = jnp.where(  # times chroma, in [-1, 5] * chroma
+        high == red,
+        green - blue,
+        jnp.where(high == green, blue - red + 2 * chroma, red - green + 4 * chroma),
+    )
+
+    def colour(n: float) -> Array:
+        k = hue + ((n + sextants) % 6)[:, None, None, None] * chroma  # in [-1, 11] * chroma
+        k = jnp.where(k < 0, k + 6 * chroma, jnp.where(k > 6 * chroma, k - 6 * chroma, k))
+        return high - jnp.clip(jnp.minimum(k, 4 * chroma - k), 0.0, chroma)
+
+    return jnp.stack([colour(5.0), colour(3.0), colour(1.0)], axis=-1)
+
+
+def _inside(box: Int[Array, "n 4"], shape: Sequence[int]) -> Bool[Array, "n 1 h w 1"]:
+    rows, columns = jnp.arange(shape[2])[None, :, None], jnp.arange(shape[3])[None, None, :]
+    top, left, height, width = (box[:, i, None, None] for i in range(4))
+    inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+    return inside[:, None, :, :, None]
+
+
+def _noise(seeds: UInt32[Array, "n"], shape: Sequence[int]) -> Float[Array, "n t h w 3"]:
+    """Uniform whole numbers 0..255 for every value of every clip.
+
+    A multiplicative hash of the pixel's number, one for its three colours: the fill of a rectangle
+    wants no more, and random bits for all pixels, of which 4 % are used, would cost more than the
+    rest of the augmentation together.
+    """
+    _, t, h, w, _ = shape
+    place = jax.lax.iota(jnp.uint32, t * h * w).reshape(1, t, h, w)
+    x = place * jnp.uint32(0x9E3779B9) ^ seeds[:, None, None, None]
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = x ^ (x >> 15)
+    colours = [(x >> shift) & 0xFF for shift in (0, 8, 16)]
+    return jnp.stack(colours, axis=-1).astype(jnp.float32)
