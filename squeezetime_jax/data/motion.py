@@ -35,7 +35,7 @@ FLIP_LABELS = (1, 0, 2, 3, 4, 5, 7, 6)
 
 _X, _Y, _SIZE, _ANGLE = range(4)  # the phases of a shape, each in turns of its circle
 _SHAPES_PER_VIDEO = 2
-_RADIUS = (0.13, 0.36)  # smallest and largest, as a share of the frame's side
+_RADIUS = (0.16, 0.40)  # smallest and largest, as a share of the frame's side
 _TURN = (0.5, 1.0)  # how much of its circle the class's phase covers in one video
 _TEXTURE = 32  # side of a shape's own texture, in texels
 _FINER = 2  # texels of the background per pixel, so that it moves by half pixels
@@ -96,8 +96,9 @@ def draw_scene(
     Returns:
       The scene.
     """
-    background_colour = rng.uniform(60, 195, 3)
-    background = _texture(rng, _FINER * size, cells=6, colour=background_colour, contrast=35)
+    background_colour = rng.uniform(40, 120, 3)
+    contrast = 12 + 30 * difficulty
+    background = _texture(rng, _FINER * size, 6, background_colour, contrast)
     speed = rng.uniform(*_TURN)
     shapes = tuple(
         _draw_shape(rng, label, speed, background_colour, difficulty)
@@ -185,7 +186,7 @@ def write_motion_dataset(
       num_train: number of training videos.
       num_test: number of test videos.
       seed: seed of everything.
-      size: side of the square frames, in pixels; even and at least 16.
+      size: side of the square frames, in pixels; even and at least 24.
       num_frames: frames of a video.
       difficulty: 0 to 1, see `draw_scene`.
       workers: threads; by default one per core.
@@ -196,7 +197,7 @@ def write_motion_dataset(
     Raises:
       UserError: an argument is out of range, or the folder holds something else.
     """
-    _check_range("size", size, size >= 16 and size % 2 == 0, "an even number from 16")
+    _check_range("size", size, size >= 24 and size % 2 == 0, "an even number from 24")
     _check_range("num_frames", num_frames, num_frames >= 2, "at least 2")
     _check_range("difficulty", difficulty, 0 <= difficulty <= 1, "0 to 1")
     _check_range("num_train", num_train, num_train >= 1, "at least 1")
@@ -291,12 +292,9 @@ def _draw_shape(
     background_colour: np.ndarray,
     difficulty: float,
 ) -> Shape:
-    # Away from the background's colour, by how much depends on the difficulty.
-    colour = background_colour + np.where(background_colour > 127, -1, 1) * rng.uniform(
-        90 - 60 * difficulty, 110 - 50 * difficulty, 3
-    )
-    colour_image = _texture(rng, _TEXTURE, cells=4, colour=colour, contrast=45)
-    image = np.dstack([colour_image, _outline(rng)])
+    # Brighter than what is behind it, by how much depends on the difficulty.
+    colour = background_colour + (1 - 0.7 * difficulty) * rng.uniform(60, 140, 3)
+    image = np.dstack([_texture(rng, _TEXTURE, 4, colour, 40.0), _outline(rng)])
     rate = 0.4 * difficulty * rng.uniform(-_TURN[0], _TURN[0], 4)
     turn = speed * (0.5 if label // 2 == _SIZE else 1.0)
     rate[label // 2] = turn if label % 2 == 0 else -turn
@@ -304,7 +302,7 @@ def _draw_shape(
 
 
 def _texture(
-    rng: np.random.Generator, size: int, *, cells: int, colour: np.ndarray, contrast: float
+    rng: np.random.Generator, size: int, cells: int, colour: np.ndarray, contrast: float
 ) -> UInt8[np.ndarray, "s s 3"]:
     """Smooth random blobs around a colour, tiling the plane."""
     coarse = rng.standard_normal((cells, cells, 3)).astype(np.float32)
@@ -320,15 +318,16 @@ def _texture(
 
 
 def _outline(rng: np.random.Generator) -> UInt8[np.ndarray, "s s"]:
-    """Coverage of a random lopsided outline inside the unit circle: no two angles look alike."""
+    """Coverage of a random slim lopsided outline inside the unit circle, so that turning shows."""
     corners = int(rng.integers(3, 7))
     angles = np.sort(rng.uniform(0, 2 * math.pi / corners, corners) * 0.7) + np.arange(corners) * (
         2 * math.pi / corners
     )
     radii = rng.uniform(0.55, 1.0, corners)
     radii[rng.integers(corners)] = 1.0
-    middle = (_TEXTURE - 1) / 2
-    points = middle * (1 + 0.95 * np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1))
+    middle, slimness = (_TEXTURE - 1) / 2, rng.uniform(0.4, 0.7)
+    sides = np.stack([radii * np.cos(angles), slimness * radii * np.sin(angles)], 1)
+    points = middle * (1 + 0.95 * sides)
     coverage = np.zeros((_TEXTURE, _TEXTURE), np.uint8)
     fixed_point = np.rint(points * 16).astype(np.int32)
     return cv2.fillPoly(coverage, [fixed_point], 255, cv2.LINE_AA, shift=4)

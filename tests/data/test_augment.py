@@ -15,6 +15,10 @@ from squeezetime_jax.data.augment import Augmentation
 SHAPE = (24, 2, 9, 11, 3)
 RECIPE = Augmentation()
 
+draw = jax.jit(lib.draw, static_argnums=(1, 2))
+apply = jax.jit(lib.apply, static_argnums=2)
+augment = jax.jit(lib.augment, static_argnums=3)
+
 
 @pytest.fixture(scope="module")
 def clips() -> jax.Array:
@@ -60,9 +64,9 @@ def plain_reading(clip: np.ndarray, draws: lib.Draws, i: int, rng) -> np.ndarray
 
 
 def test_colour_and_flip_are_the_plain_reading(clips):
-    draws = lib.draw(jax.random.key(3), SHAPE, RECIPE)
+    draws = draw(jax.random.key(3), SHAPE, RECIPE)
     never = dataclasses.replace(RECIPE, erase=0.0)
-    found = jax.jit(lib.apply, static_argnums=2)(clips, draws, never)
+    found = apply(clips, draws, never)
     rng = np.random.default_rng(0)
     wanted = [plain_reading(np.asarray(clips)[i], draws, i, rng) for i in range(SHAPE[0])]
     np.testing.assert_allclose(found, wanted, atol=2e-4)
@@ -70,8 +74,8 @@ def test_colour_and_flip_are_the_plain_reading(clips):
 
 def test_without_hue_nothing_is_clipped_in_between(clips):
     recipe = Augmentation(hue=0.0, erase=0.0)
-    draws = lib.draw(jax.random.key(3), SHAPE, recipe)
-    found = lib.apply(clips, draws, recipe)
+    draws = draw(jax.random.key(3), SHAPE, recipe)
+    found = apply(clips, draws, recipe)
     for i in range(SHAPE[0]):
         frame = np.asarray(clips)[i, 0].astype(np.float64)
         frame = frame[:, ::-1] if draws.flip[i] else frame
@@ -93,10 +97,8 @@ def test_the_hue_shift_is_that_of_hsv(sextants):
 
 def test_erasing_fills_one_rectangle_with_fresh_noise(clips):
     recipe = dataclasses.replace(lib.NONE, erase=1.0)
-    draws = lib.draw(jax.random.key(1), SHAPE, recipe)
-    pixels = np.asarray(lib.apply(clips, draws, recipe)) * np.float32(lib.STD) + np.float32(
-        lib.MEAN
-    )
+    draws = draw(jax.random.key(1), SHAPE, recipe)
+    pixels = np.asarray(apply(clips, draws, recipe)) * np.float32(lib.STD) + np.float32(lib.MEAN)
     untouched = np.abs(pixels - np.asarray(clips)).max(-1) < 0.01
     for i, (top, left, height, width) in enumerate(np.asarray(draws.box)):
         outside = np.ones(SHAPE[2:4], bool)
@@ -111,7 +113,7 @@ def test_erasing_fills_one_rectangle_with_fresh_noise(clips):
 def test_validation_is_normalisation_alone(clips):
     wanted = (np.asarray(clips, np.float64) - lib.MEAN) / lib.STD
     np.testing.assert_allclose(lib.normalise(clips), wanted, atol=1e-6)
-    untouched, _ = lib.augment(jax.random.key(0), clips, jnp.zeros(24, int), lib.NONE)
+    untouched, _ = augment(jax.random.key(0), clips, jnp.zeros(24, int), lib.NONE)
     np.testing.assert_allclose(untouched, wanted, atol=1e-6)
     assert lib.normalise(clips, jnp.bfloat16).dtype == jnp.bfloat16
 
@@ -119,7 +121,7 @@ def test_validation_is_normalisation_alone(clips):
 def test_equal_frames_stay_equal_outside_the_rectangle():
     frame = np.random.default_rng(1).integers(0, 256, (24, 1, 9, 11, 3)).astype(np.uint8)
     recipe = dataclasses.replace(RECIPE, erase=0.0)
-    found, _ = lib.augment(
+    found, _ = augment(
         jax.random.key(5), jnp.asarray(np.repeat(frame, 4, 1)), jnp.zeros(24, int), recipe
     )
     for t in range(1, 4):
@@ -129,8 +131,8 @@ def test_equal_frames_stay_equal_outside_the_rectangle():
 def test_a_flip_changes_the_labels_it_is_told_to(clips):
     recipe = dataclasses.replace(lib.NONE, flip=0.5, flip_labels=(1, 0, 2))
     labels = jnp.arange(24) % 3
-    found, flipped = lib.augment(jax.random.key(2), clips, labels, recipe)
-    is_flipped = np.asarray(lib.draw(jax.random.key(2), SHAPE, recipe).flip)
+    found, flipped = augment(jax.random.key(2), clips, labels, recipe)
+    is_flipped = np.asarray(draw(jax.random.key(2), SHAPE, recipe).flip)
     assert 0 < is_flipped.sum() < 24
     wanted = np.where(is_flipped, np.array([1, 0, 2])[labels], labels)
     np.testing.assert_array_equal(flipped, wanted)
@@ -147,7 +149,7 @@ def worst_distance(values: np.ndarray, low: float, high: float) -> float:
 
 @pytest.fixture(scope="module")
 def many() -> types.SimpleNamespace:
-    draws = lib.draw(jax.random.key(9), (8192, 1, 224, 224, 3), RECIPE)
+    draws = draw(jax.random.key(9), (8192, 1, 224, 224, 3), RECIPE)
     names = [field.name for field in dataclasses.fields(draws)]
     return types.SimpleNamespace(**{name: np.asarray(getattr(draws, name)) for name in names})
 
@@ -211,9 +213,8 @@ def test_any_number_of_devices_draws_the_same(clips):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
     labels = jnp.arange(24) % 8
-    run = jax.jit(lib.augment, static_argnums=3)
-    wanted, _ = run(jax.random.key(4), clips, labels, RECIPE)
-    found, _ = run(
+    wanted, _ = augment(jax.random.key(4), clips, labels, RECIPE)
+    found, _ = augment(
         jax.random.key(4), jax.device_put(clips, sharding), jax.device_put(labels, sharding), RECIPE
     )
     assert found.sharding.is_equivalent_to(sharding, 5)
@@ -221,7 +222,7 @@ def test_any_number_of_devices_draws_the_same(clips):
 
 
 def test_steps_and_clips_draw_afresh(clips):
-    first, again, other = (lib.draw(jax.random.key(k), SHAPE, RECIPE).noise_seed for k in (0, 0, 1))
+    first, again, other = (draw(jax.random.key(k), SHAPE, RECIPE).noise_seed for k in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.isin(first, other).any()
     assert len(np.unique(first)) == 24

@@ -137,11 +137,11 @@ def test_a_linear_probe_of_single_frames_stays_at_chance(videos):
 def conv_probe_accuracy(images, labels, test_images, test_labels) -> float:
     """Test accuracy of a small convolutional network trained on images (n, h, w, c)."""
     keys = jax.random.split(jax.random.key(0), 3)
-    widths = [images.shape[-1], 32, 64]
+    widths = [images.shape[-1], 16, 32]
     params = [
         jax.random.normal(keys[i], (5, 5, widths[i], widths[i + 1])) * (12.5 * widths[i]) ** -0.5
         for i in range(2)
-    ] + [0.1 * jax.random.normal(keys[2], (64, NUM_CLASSES))]
+    ] + [0.1 * jax.random.normal(keys[2], (32, NUM_CLASSES))]
 
     def logits(params, x):
         for kernel in params[:2]:
@@ -158,19 +158,14 @@ def conv_probe_accuracy(images, labels, test_images, test_labels) -> float:
     optimiser = optax.adam(3e-3)
 
     @jax.jit
-    def epoch(params, state, order):
-        def step(carry, where):
-            params, state = carry
-            grads = jax.grad(loss)(params, images[where], labels[where])
-            updates, state = optimiser.update(grads, state)
-            return (optax.apply_updates(params, updates), state), None
+    def step(params, state, x, y):
+        updates, state = optimiser.update(jax.grad(loss)(params, x, y), state)
+        return optax.apply_updates(params, updates), state
 
-        return jax.lax.scan(step, (params, state), order)[0]
-
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
     rng, state = np.random.default_rng(0), optimiser.init(params)
-    for _ in range(15):
-        params, state = epoch(params, state, rng.permutation(len(images)).reshape(-1, 64))
+    for _ in range(12):
+        for where in rng.permutation(len(images)).reshape(-1, 64):
+            params, state = step(params, state, images[where], labels[where])
     return float(np.mean(np.argmax(jax.jit(logits)(params, test_images), 1) == test_labels))
 
 
@@ -250,7 +245,7 @@ def test_another_data_set_is_not_overwritten(tmp_path):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("size", 33), ("size", 8), ("num_frames", 1), ("difficulty", 1.5), ("num_train", 0)],
+    [("size", 33), ("size", 22), ("num_frames", 1), ("difficulty", 1.5), ("num_train", 0)],
 )
 def test_arguments_out_of_range_are_named(tmp_path, argument, value):
     how = {"num_train": 1, "num_test": 1, argument: value}
