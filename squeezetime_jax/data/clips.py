@@ -36,7 +36,10 @@ def training_indices(
 
 
 def test_indices(
-    num_video_frames: int, num_clips: int, num_frames: int = 16, frame_interval: int = 4  # noqa: PT028
+    num_video_frames: int,
+    num_clips: int,
+    num_frames: int = 16,  # noqa: PT028
+    frame_interval: int = 4,  # noqa: PT028
 ) -> Int[np.ndarray, "clips t"]:
     """Clips whose starts are spread evenly over the video; a single clip lies in the middle.
 

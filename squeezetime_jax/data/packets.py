@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,8 @@ class Index:
       num_shown: packets that show a frame; None where several may share one.
       order: packet number of frame k, in the order of showing; None where time stamps do not tell.
       rank: frame number of each packet; -1 for packets that show nothing.
+      steady: the frames are evenly spaced, so that their order is beyond doubt. Where it is false,
+        the order holds as long as the decoder, given some packets more, does not contradict it.
     """
 
     stamps: list[_Stamp]
@@ -62,6 +65,7 @@ class Index:
     num_shown: int | None
     order: list[int] | None
     rank: list[int]
+    steady: bool
 
     def key_for(self, packet: int) -> int:
         """The last keyframe at or before the packet that is also shown no later than it.
@@ -104,6 +108,11 @@ class PacketFile:
         """The decoder of the video stream."""
         return self.stream.codec_context
 
+    def reset_decoder(self) -> None:
+        """Make the decoder forget what it has read, but not how deep it reorders."""
+        self.decoder.flush_buffers()
+        self.decoder.reorder_depth = self.reorder_depth
+
     @property
     def duration(self) -> float:
         """Seconds, by the header; 0.0 where it does not tell."""
@@ -114,7 +123,7 @@ class PacketFile:
     def read(self, start: int, stop: int) -> Iterator[tuple[int, av.Packet]]:
         """Packets `start` to `stop - 1` with their numbers, or from an earlier one on."""
         if self._kept is not None:
-            yield from zip(range(start, stop), self._kept[start:stop], strict=True)
+            yield from enumerate(self._kept[start:stop], start)
             return
         for number, packet in self._seek(start):
             if number >= stop:
@@ -124,6 +133,7 @@ class PacketFile:
     def _open(self) -> None:
         self._container = open_container(self._source)
         self.stream = video_stream(self._container, self._name, self._threads)
+        self.reorder_depth = self.decoder.reorder_depth
 
     def _read_index(self) -> Index:
         limit = 8 * _size(self._source) + (1 << 20)
@@ -157,17 +167,21 @@ class PacketFile:
         rank = [-1] * len(stamps)
         for place, number in enumerate(order or ()):
             rank[number] = place
-        return Index(stamps, keys, len(shown) if unique else None, order, rank)
+        count = len(shown) if unique else None
+        return Index(stamps, keys, count, order, rank, not self.reorder_depth or _is_steady(pts))
 
     def _times_tell(self, pts: list[int]) -> bool:
         """Whether presentation times can be believed.
 
-        AVI has none; FFmpeg makes them up, wrongly where frames are reordered. And where the
-        decoder reorders, times that ascend in the file's order are decoding times in disguise.
+        AVI has none; FFmpeg makes them up, wrongly where frames are reordered. Times that ascend in
+        the file's order though the decoder reorders are decoding times in disguise, and times that
+        would reorder more than the decoder does are wrong.
         """
-        if not self.decoder.has_b_frames:
-            return True
-        return self._container.format.name != "avi" and pts != sorted(pts)
+        if not self.reorder_depth:
+            return pts == sorted(pts)
+        if self._container.format.name == "avi":
+            return False
+        return 0 < _reordering(pts, self.reorder_depth) <= self.reorder_depth
 
     def _is_hidden(self, packet: av.Packet) -> bool:
         """VP8 stores reference-only frames as packets of their own: `show_frame` is bit 4."""
@@ -228,6 +242,8 @@ def video_stream(container: av.container.InputContainer, name: str, threads: int
     # Slices, not frames: frame threads hold back frames, and may hang when left early.
     stream.thread_type = "NONE" if threads == 1 else "SLICE"
     stream.thread_count = threads
+    # Opened before anything asks it to skip frames: dav1d takes the first wish for good.
+    stream.codec_context.open(strict=False)
     return stream
 
 
@@ -264,6 +280,25 @@ def errors_name(name: str) -> Iterator[None]:
 def source_name(source: Source, name: str | None) -> str:
     """What errors call a source: the given name, else the path."""
     return name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
+
+
+def _reordering(pts: list[int], limit: int) -> int:
+    """The most frames that a frame overtakes in being shown; above the limit, limit + 1."""
+    seen: list[int] = []
+    most = 0
+    for time in pts:
+        bisect.insort(seen, time)
+        most = max(most, len(seen) - bisect.bisect_right(seen, time))
+        if most > limit:
+            break
+    return most
+
+
+def _is_steady(pts: list[int]) -> bool:
+    """Whether times are evenly spaced, but for the rounding to a container's unit."""
+    ordered = sorted(pts)
+    gaps = [after - before for before, after in itertools.pairwise(ordered)]
+    return not gaps or max(gaps) <= 2 * min(gaps)
 
 
 def _numbered(

@@ -5,7 +5,7 @@ Everything that needs floats (normalisation, colour) happens on the device, in `
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -64,8 +64,8 @@ def multi_scale_crop(
     """
     height, width = frames.shape[1:3]
     crop_height, crop_width = _multi_scale_size(min(height, width), rng, size)
-    top = rng.integers(height - crop_height + 1)
-    left = rng.integers(width - crop_width + 1)
+    top = int(rng.integers(height - crop_height + 1))
+    left = int(rng.integers(width - crop_width + 1))
     return _resize(_crop(frames, top, left, crop_height, crop_width), size, size)
 
 
@@ -122,6 +122,7 @@ KINETICS_TEST = ViewProtocol(num_clips=10, num_crops=3, short_side=224, crop_siz
 HMDB51_TEST = ViewProtocol(num_clips=2, num_crops=3, short_side=286, crop_size=286)
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """What frames are read from: `video.Video` or `video.FrameSequence`."""
 

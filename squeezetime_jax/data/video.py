@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Self
 
 import av
 import cv2
@@ -83,7 +82,7 @@ class Video:
             self._file = packets.PacketFile(source, self.name, threads)
         self._index = self._file.index
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Video":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -217,12 +216,13 @@ class Video:
 
     def _runs(self, chosen: set[int]) -> list[tuple[int, int]]:
         """Ranges of packets to decode, each from a keyframe, that cover the chosen packets."""
+        beyond = 0 if self._index.steady else self._file.reorder_depth + 1
         runs: list[tuple[int, int]] = []
         for packet in sorted(chosen):
             start = self._index.key_for(packet)
             if runs and start < runs[-1][1]:
                 start = runs.pop()[0]
-            runs.append((start, packet + 1))
+            runs.append((start, packet + 1 + beyond))
         return runs
 
     def _decode_numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -243,11 +243,11 @@ class Video:
 
         Where packets are chosen, others that nothing refers to are not decoded.
         """
-        self._file.decoder.flush_buffers()
+        self._file.reset_decoder()
         skipping: bool | None = None
         for number, packet in self._file.read(start, stop):
             decoder = self._file.decoder  # seeking may have opened the file anew
-            skip = chosen is not None and number not in chosen
+            skip = chosen is not None and self._index.steady and number not in chosen
             if skip != skipping:
                 decoder.skip_frame = "NONREF" if skip else "DEFAULT"
                 skipping = skip
@@ -269,7 +269,7 @@ class FrameSequence:
         self.name = name
         self._jpegs = jpegs
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FrameSequence":
         return self
 
     def __exit__(self, *_: object) -> None:
