@@ -88,12 +88,12 @@ def our_pipelines(paths: list[str]) -> dict[str, Callable[[str], object]]:
             return train(source)
 
     def from_record(form: str) -> Callable[[str], object]:
-        records = {path: records.encode(path, form) for path in paths}
-        size = sum(map(records.num_bytes, records.values())) / len(paths)
+        stored = {path: records.encode(path, form) for path in paths}
+        size = sum(map(records.num_bytes, stored.values())) / len(paths)
         print(f"  {form}: {size / 1e3:.0f} kB a video")
 
         def read(path: str) -> object:
-            with records.open_record(records[path], path) as source:
+            with records.open_record(stored[path], path) as source:
                 return train(source)
 
         return read
