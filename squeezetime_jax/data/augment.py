@@ -228,23 +228,21 @@ def _jitter(pixels: Array, draws: Draws, hue_shifts: bool) -> Array:
     factors = (draws.brightness, draws.contrast, draws.saturation)
     if not hue_shifts:
         mean = _grey(pixels).mean((2, 3), keepdims=True)
-        return jnp.clip(_linear(pixels, *factors, mean), 0.0, 255.0)
+        return jnp.clip(_linear(pixels, factors, mean), 0.0, 255.0)
     is_before = draws.before_hue.T
     before = [jnp.where(b, f, 1.0) for b, f in zip(is_before, factors, strict=True)]
     after = [jnp.where(b, 1.0, f) for b, f in zip(is_before, factors, strict=True)]
-    unchanged = jnp.ones_like(draws.contrast)
-    without_contrast = _linear(pixels, before[0], unchanged, before[2], jnp.zeros(()))
+    others = (before[0], jnp.ones_like(draws.contrast), before[2])
+    without_contrast = _linear(pixels, others, jnp.zeros(()))
     measured = jnp.where(_per_clip(is_before[1]), pixels, _shift_hue(without_contrast, draws.hue))
     mean = _grey(measured).mean((2, 3), keepdims=True)
-    pixels = _shift_hue(_linear(pixels, *before, mean), draws.hue)
-    return jnp.clip(_linear(pixels, *after, mean), 0.0, 255.0)
+    pixels = _shift_hue(_linear(pixels, before, mean), draws.hue)
+    return jnp.clip(_linear(pixels, after, mean), 0.0, 255.0)
 
 
-def _linear(
-    pixels: Array, brightness: Array, contrast: Array, saturation: Array, mean: Array
-) -> Array:
-    """The three linear changes; they commute. `mean` is the mean grey of `pixels`, per frame."""
-    brightness, contrast, saturation = map(_per_clip, (brightness, contrast, saturation))
+def _linear(pixels: Array, factors: Sequence[Array], mean: Array) -> Array:
+    """Brightness, contrast and saturation; they commute. `mean` is each frame's mean grey."""
+    brightness, contrast, saturation = map(_per_clip, factors)
     mixed = saturation * pixels + (1 - saturation) * _grey(pixels)
     # A grey's own grey is itself but for the weights' sum, 0.9999.
     mean = mean * (saturation + (1 - saturation) * sum(_GREY))

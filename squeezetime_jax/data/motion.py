@@ -16,6 +16,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -252,13 +253,13 @@ def _claim(folder: Path, arguments: dict[str, int | float]) -> bool:
     return False
 
 
-def _write_video(folder: Path, split: str, index: int, *, seed: int, **how: float) -> str:
+def _write_video(folder: Path, split: str, index: int, *, seed: int, **how: Any) -> str:
     """Write one video unless it is there; its line of the annotation list."""
     label = index % len(CLASSES)
     relative = f"{split}/{CLASSES[label].replace(' ', '_')}/{index:05d}.mp4"
     path = folder / relative
     if not path.exists():
-        frames, _ = motion_video(seed=seed, split=split, index=index, **how)  # type: ignore[arg-type]
+        frames, _ = motion_video(seed=seed, split=split, index=index, **how)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         encode(part, frames)
@@ -294,7 +295,7 @@ def _draw_shape(
 ) -> Shape:
     # Brighter than what is behind it, by how much depends on the difficulty.
     colour = background_colour + (1 - 0.7 * difficulty) * rng.uniform(60, 140, 3)
-    image = np.dstack([_texture(rng, _TEXTURE, 4, colour, 40.0), _outline(rng)])
+    image = np.dstack([_texture(rng, _TEXTURE, 3, colour, 50.0), _outline(rng)])
     rate = 0.4 * difficulty * rng.uniform(-_TURN[0], _TURN[0], 4)
     turn = speed * (0.5 if label // 2 == _SIZE else 1.0)
     rate[label // 2] = turn if label % 2 == 0 else -turn
@@ -318,16 +319,15 @@ def _texture(
 
 
 def _outline(rng: np.random.Generator) -> UInt8[np.ndarray, "s s"]:
-    """Coverage of a random slim lopsided outline inside the unit circle, so that turning shows."""
+    """Coverage of a random lopsided outline inside the unit circle: no two angles look alike."""
     corners = int(rng.integers(3, 7))
     angles = np.sort(rng.uniform(0, 2 * math.pi / corners, corners) * 0.7) + np.arange(corners) * (
         2 * math.pi / corners
     )
     radii = rng.uniform(0.55, 1.0, corners)
     radii[rng.integers(corners)] = 1.0
-    middle, slimness = (_TEXTURE - 1) / 2, rng.uniform(0.4, 0.7)
-    sides = np.stack([radii * np.cos(angles), slimness * radii * np.sin(angles)], 1)
-    points = middle * (1 + 0.95 * sides)
+    middle = (_TEXTURE - 1) / 2
+    points = middle * (1 + 0.95 * np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1))
     coverage = np.zeros((_TEXTURE, _TEXTURE), np.uint8)
     fixed_point = np.rint(points * 16).astype(np.int32)
     return cv2.fillPoly(coverage, [fixed_point], 255, cv2.LINE_AA, shift=4)
@@ -373,7 +373,7 @@ def _paint(
     pixels[where] = under + coverage * (patches[..., :3] - under)
 
 
-def _check_range(name: str, value: float, is_right: bool, wanted: str) -> None:
+def _check_range(name: str, value: int | float, is_right: bool, wanted: str) -> None:
     if not is_right:
         raise UserError(f"motion data set: {name}: found {value}; wanted {wanted}")
 

@@ -1,0 +1,390 @@
+"""From a source to batches on the devices: Grain reads, this module says what and in which order.
+
+Nothing is random but through a generator derived from (seed, epoch, record), and the order of the
+records through Grain's shuffle, derived from (seed, epoch). So a sample does not depend on threads,
+worker processes or hosts, and the only position worth saving is the number of batches taken:
+`train_batches(..., start_step=n)` goes on with batch n, to the bit.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from squeezetime_jax.data import clips, transforms
+from squeezetime_jax.data.sources import Record, Source
+from squeezetime_jax.data.transforms import ViewProtocol
+from squeezetime_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+Crop = Literal["multi_scale", "center"]
+Batch = dict[str, np.ndarray]
+
+# Share of a data set's videos that training may replace before it is an error.
+MAX_BAD_SHARE = 0.01
+# Records tried in the place of a bad one; so many in a row are no accident.
+_REPLACEMENTS = 8
+_AHEAD = 2  # batches on the devices before they are asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingClip:
+    """How a training clip is cut from a video.
+
+    Attributes:
+      num_frames: frames of the clip.
+      frame_interval: distance between its frames; None takes one random frame from each of
+        `num_frames` equal parts of the video.
+      short_side: of the frames after resizing, before the crop.
+      size: side of the square clip.
+      crop: "multi_scale" as in the published recipe, or "center".
+    """
+
+    num_frames: int = 16
+    frame_interval: int | None = 4
+    short_side: int = 256
+    size: int = 224
+    crop: Crop = "multi_scale"
+
+    def cut(self, record: Record, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
+        """Decode one random clip.
+
+        Raises:
+          VideoError: the video cannot be read.
+        """
+        with record.open() as video:
+            if self.frame_interval is None:
+                indices = clips.uniform_indices(video.num_frames, self.num_frames, rng=rng)[0]
+            else:
+                indices = clips.training_indices(
+                    video.num_frames, self.num_frames, self.frame_interval, rng=rng
+                )
+            frames = video.frames(indices, short_side=self.short_side)
+        if self.crop == "multi_scale":
+            return transforms.multi_scale_crop(frames, rng, self.size)
+        return transforms.center_crop(frames, self.size)
+
+
+class TrainBatches:
+    """Endless training batches of this host, in order; an iterator to be closed.
+
+    Each is `{"clips": uint8 (n, t, h, w, 3), "labels": int32 (n,)}`, n this host's share.
+
+    Attributes:
+      bad_videos: name -> reason of the videos that other records stood in for so far.
+    """
+
+    def __init__(self, batches: grain.IterDataset, num_videos: int) -> None:
+        self.bad_videos: dict[str, str] = {}
+        self._limit = MAX_BAD_SHARE * num_videos
+        self._batches = iter(batches)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        for name, reason in batch.pop("bad"):
+            if name not in self.bad_videos:
+                self.bad_videos[name] = reason
+                _log.warning(
+                    "unreadable video %d, another stands in: %s", len(self.bad_videos), reason
+                )
+        if len(self.bad_videos) > self._limit:
+            raise _too_many(self.bad_videos)
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads and processes behind it."""
+        self._batches.close()
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    num_frames: int = 16,
+    frame_interval: int | None = 4,
+    short_side: int = 256,
+    size: int = 224,
+    crop: Crop = "multi_scale",
+    workers: int = 0,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainBatches:
+    """Shuffled training batches without end; every epoch shows each video once.
+
+    A video that cannot be read is replaced by another record, drawn from (seed, epoch, record).
+    More than `MAX_BAD_SHARE` of such videos is an error.
+
+    Args:
+      source: labelled videos.
+      batch_size: clips of a global batch; a multiple of `process_count`.
+      seed: of order and samples.
+      num_frames: frames of a clip.
+      frame_interval: distance between them; None spreads them over the whole video.
+      short_side: of the frames before the crop.
+      size: side of the square clips.
+      crop: "multi_scale" (the published recipe) or "center".
+      workers: decoding processes; 0 decodes in threads of this process, which is as fast until
+        Python's lock is the limit (about 4 cores).
+      start_step: batches to leave out: where a resumed run stood.
+      process_index: this host.
+      process_count: hosts; each gets its own part of every batch.
+
+    Returns:
+      An iterator over this host's share of the batches.
+
+    Raises:
+      UserError: the batch does not divide, or there are fewer videos than a batch holds.
+    """
+    local_size = _local_size(batch_size, process_count)
+    if len(source) < batch_size:
+        raise UserError(
+            f"batch_size: found {batch_size}, more than the source's {len(source)} videos; choose a"
+            " smaller batch"
+        )
+    clip = TrainingClip(num_frames, frame_interval, short_side, size, crop)
+    numbers = grain.MapDataset.range(len(source)).shuffle(seed % 2**32).repeat()
+    samples = numbers.map_with_index(functools.partial(_training_sample, source, clip, seed))
+    samples = samples[process_index::process_count][start_step * local_size :]
+    batches = _read(samples, workers, 2 * local_size).batch(local_size, batch_fn=_collate)
+    return TrainBatches(batches, len(source))
+
+
+class EvalBatches:
+    """The batches of one evaluation on this host; an iterator to be closed.
+
+    Each is `{"clips": uint8 (n, views, t, h, w, 3), "labels": int32 (n,), "video_ids": int32 (n,),
+    "mask": bool (n,)}`. Rows with a false mask are padding, or videos that cannot be read. Every
+    host gets the same number of batches.
+
+    Attributes:
+      unreadable: name -> reason of the videos that could not be read so far.
+    """
+
+    def __init__(self, batches: grain.IterDataset, number: int, skip_unreadable: bool) -> None:
+        self.unreadable: dict[str, str] = {}
+        self._skips = skip_unreadable
+        self._batches = iter(batches)
+        self._number = number
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            if self.unreadable and not self._skips:
+                raise _unreadable(self.unreadable) from None
+            raise
+        self.unreadable.update(batch.pop("bad"))
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads and processes behind it."""
+        self._batches.close()
+
+
+def eval_batches(
+    source: Source,
+    protocol: ViewProtocol,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    skip_unreadable: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvalBatches:
+    """All views of each video exactly once, over all hosts.
+
+    Args:
+      source: labelled videos.
+      protocol: which views.
+      batch_size: videos of a global batch; a multiple of `process_count`.
+      workers: decoding processes; 0 decodes in threads of this process.
+      skip_unreadable: leave out videos that cannot be read. Otherwise, once all others have come,
+        an error lists them.
+      process_index: this host.
+      process_count: hosts.
+
+    Returns:
+      An iterator over this host's share of the batches.
+
+    Raises:
+      UserError: the batch does not divide; from the iterator, the list of unreadable videos.
+    """
+    local_size = _local_size(batch_size, process_count)
+    number = -(-len(source) // batch_size)
+    numbers = grain.MapDataset.range(number * batch_size)  # those past the end are padding
+    samples = numbers.map(functools.partial(_evaluation_sample, source, protocol))
+    samples = samples[process_index::process_count]
+    batches = _read(samples, workers, 2 * local_size).batch(local_size, batch_fn=_collate)
+    return EvalBatches(batches, number, skip_unreadable)
+
+
+@contextlib.contextmanager
+def to_devices(
+    batches: Iterator[Mapping[str, np.ndarray]], sharding: jax.sharding.Sharding
+) -> Iterator[Iterator[dict[str, jax.Array]]]:
+    """Send batches to the devices ahead of their use; a context manager that gives the iterator.
+
+    Args:
+      batches: this host's share of each batch.
+      sharding: of the global batch along its first axis.
+
+    Yields:
+      An iterator over global arrays. What reading raises, it raises in its turn.
+    """
+    ahead: queue.Queue[Any] = queue.Queue(_AHEAD)
+    stopped = threading.Event()
+
+    def put(item: Any) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                ahead.put(item, timeout=0.1)
+                return
+
+    def send() -> None:
+        try:
+            for batch in batches:
+                put(_global_arrays(batch, sharding))
+                if stopped.is_set():
+                    return
+            put(StopIteration())
+        except BaseException as error:  # to be raised where the batch is asked for
+            put(error)
+
+    def receive() -> Iterator[dict[str, jax.Array]]:
+        while not isinstance(item := ahead.get(), BaseException):
+            yield item
+        if not isinstance(item, StopIteration):
+            raise item
+
+    sender = threading.Thread(target=send, name="to_devices", daemon=True)
+    sender.start()
+    try:
+        yield receive()
+    finally:
+        stopped.set()
+        sender.join()
+
+
+def _global_arrays(
+    batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding
+) -> dict[str, jax.Array]:
+    return {
+        name: jax.make_array_from_process_local_data(sharding, values)
+        for name, values in batch.items()
+    }
+
+
+Sample = dict[str, Any]
+
+
+def _training_sample(
+    source: Source, clip: TrainingClip, seed: int, position: int, number: int
+) -> Sample:
+    """The sample at a position of the endless order of records."""
+    epoch = position // len(source)
+    rng = np.random.default_rng([seed, epoch, number])
+    bad: list[tuple[str, str]] = []
+    for _ in range(1 + _REPLACEMENTS):
+        record = source[number]
+        try:
+            return {"clips": clip.cut(record, rng), "labels": np.int32(record.label), "bad": bad}
+        except UserError as error:
+            bad.append((record.name, str(error)))
+            number = int(rng.integers(len(source)))
+    raise _too_many(dict(bad))
+
+
+def _evaluation_sample(source: Source, protocol: ViewProtocol, number: int) -> Sample:
+    """All views of a video; blank, with a false mask, where there is none to be read."""
+    label, bad = 0, []
+    views: np.ndarray | None = None
+    if number < len(source):
+        record = source[number]
+        label = record.label
+        try:
+            with record.open() as video:
+                views = transforms.views(video, protocol)
+        except UserError as error:
+            bad.append((record.name, str(error)))
+    if views is None:
+        size = protocol.crop_size
+        blank = np.zeros((), np.uint8)
+        views = np.broadcast_to(blank, (protocol.num_views, protocol.num_frames, size, size, 3))
+    return {
+        "clips": views,
+        "labels": np.int32(label),
+        "video_ids": np.int32(number),
+        "mask": np.bool_(number < len(source) and not bad),
+        "bad": bad,
+    }
+
+
+def _read(samples: grain.MapDataset, workers: int, ahead: int) -> grain.IterDataset:
+    """Samples in order, read in threads or worker processes.
+
+    Samples, not batches, are what is read in parallel: a batch is ready when its samples are, and
+    memory holds `ahead` samples more than are in use.
+    """
+    if not workers:
+        threads = os.cpu_count() or 1
+        return samples.to_iter_dataset(grain.ReadOptions(threads, max(ahead, threads)))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, used or not
+    # One thread a worker: more processes, not more threads, is how to use more cores.
+    read = samples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    per_worker = -(-ahead // workers)
+    return read.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker))
+
+
+def _collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    batch: dict[str, Any] = {
+        name: np.stack([sample[name] for sample in samples]) for name in samples[0] if name != "bad"
+    }
+    return batch | {"bad": [pair for sample in samples for pair in sample["bad"]]}
+
+
+def _local_size(batch_size: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch_size: found {batch_size}, wanted a positive multiple of the {process_count}"
+            " processes; change it"
+        )
+    return batch_size // process_count
+
+
+def _too_many(bad: Mapping[str, str]) -> UserError:
+    return UserError(
+        f"{len(bad)} unreadable videos, more than {MAX_BAD_SHARE:.0%} of the source's; first"
+        f" {next(iter(bad.values()))}; find all with `squeezetime check`"
+    )
+
+
+def _unreadable(unreadable: Mapping[str, str]) -> UserError:
+    reasons = " | ".join(unreadable.values())
+    return UserError(
+        f"{len(unreadable)} videos cannot be read: {reasons}; mend or remove them, or ask to skip"
+        " unreadable videos"
+    )
