@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import grain
 import jax
@@ -91,7 +91,7 @@ class TrainBatches:
         self._limit = MAX_BAD_SHARE * num_videos
         self._batches = iter(batches)
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "TrainBatches":
         return self
 
     def __next__(self) -> Batch:
@@ -183,7 +183,7 @@ class EvalBatches:
         self._batches = iter(batches)
         self._number = number
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "EvalBatches":
         return self
 
     def __len__(self) -> int:
