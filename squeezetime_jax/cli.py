@@ -5,12 +5,16 @@ Rooms are imported inside the functions, so that `squeezetime --help` answers at
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from squeezetime_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from squeezetime_jax.model.squeezetime import SqueezeTime
 
 Run = Callable[[argparse.Namespace], int | None]
 _SUBCOMMANDS: dict[
@@ -131,6 +135,73 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if odd else 0
 
 
+_PROCESSES = (
+    _arg("--coordinator", metavar="HOST:PORT", help="of process 0; found by itself on SLURM, GKE"),
+    _arg("--num-processes", type=int, metavar="N", help="processes of the run, with --coordinator"),
+    _arg("--process-id", type=int, metavar="I", help="this process, from 0, with --coordinator"),
+    _arg("--distributed", action="store_true", help="find the other hosts (a TPU slice)"),
+)
+
+
+@_subcommand(
+    "Train as a config says, or go on with a run that was stopped.",
+    "squeezetime train --config configs/k400.py:paper --workdir runs/k400 --config.batch_size=256",
+    _arg("--config", required=True, metavar="FILE[:VARIANT]", help="fields: --config.NAME=VALUE"),
+    _arg("--workdir", required=True, metavar="FOLDER", help="checkpoints, metrics, curves"),
+    _arg("--from", dest="init", metavar="CKPT", help="weights to start from; new head if need be"),
+    *_PROCESSES,
+)
+def _train(args: argparse.Namespace) -> int:
+    from squeezetime_jax.training import config, devices, loop
+
+    devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
+    fields = config.read([f"--config={args.config}", *args.fields])
+    if args.init:
+        fields.init = str(Path(args.init).absolute())
+    try:
+        run_experiment(fields, Path(args.workdir))
+    except loop.Preempted as stopped:
+        print(f"squeezetime train: {stopped}", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    return 0
+
+
+def run_experiment(fields: Any, workdir: Path) -> Any:
+    """Open an experiment's videos and train on them, evaluating on the way.
+
+    Args:
+      fields: what `training.config.read` gives.
+      workdir: the run's directory.
+
+    Returns:
+      `training.run.Result`.
+    """
+    from squeezetime_jax.evaluation import recognize
+    from squeezetime_jax.training import config, devices, run, videos
+
+    sources = videos.open_sources(config.parse_data(fields), workdir / "videos")
+    config.fill_in(fields, len(sources.train), sources.num_classes)
+    experiment = config.parse(fields)
+    mesh = devices.data_mesh()
+
+    def evaluate(model: "SqueezeTime") -> dict[str, float]:
+        return recognize.evaluate(
+            model,
+            sources.test,
+            videos.view_protocol(experiment),
+            mesh=mesh,
+            batch_size=experiment.evaluation.batch_size,
+            workers=experiment.data.workers,
+        )
+
+    return run.train(
+        experiment,
+        workdir,
+        videos.TrainingVideos(experiment, sources.train, mesh),
+        evaluate if sources.test is not None else None,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
@@ -140,7 +211,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       SystemExit: with status 2, for a command line that is not understood; with 0 after `--help`.
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    args.fields = [word for word in rest if "config" in args and word.startswith("--config.")]
+    unknown = [word for word in rest if word not in args.fields]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return args.run(args) or 0
     except UserError as error:

@@ -25,9 +25,10 @@ _SPARE = 1.05  # directories, indices and JSON, over the arrays' own bytes
 class RunCheckpoints:
     """Numbered steps in a run's `checkpoints` folder: the newest few, and the best.
 
-    A step holds the items `params`, `batch_stats` and `meta`, from which `squeezetime_jax.load` makes
-    the network, and beside them what only training needs. A step is written under another name
-    and renamed when it is whole: a run that is killed while saving leaves the older steps as they are.
+    A step holds the items `params`, `batch_stats` and `meta`, from which `squeezetime_jax.load`
+    makes the network, and beside them what only training needs. A step is written under another
+    name and renamed when it is whole: a run that is killed while saving leaves the older steps as
+    they are.
 
     Args:
       workdir: the run's working directory.
@@ -142,8 +143,8 @@ class RunCheckpoints:
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CheckpointError(
-                f"{self.folder / str(step)}: damaged, or not of this run: {reason}; remove this step to "
-                "go on from the one before"
+                f"{self.folder / str(step)}: damaged, or not of this run: {reason}; remove this step"
+                " to go on from the one before"
             ) from error
         return step, {name: found[name] for name in like}, found[_PROGRESS]
 
@@ -175,7 +176,7 @@ def _told_in_one_line(folder: Path, steps: Any) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # noqa: BLE001  Orbax wraps the system's error in types of its own
+    except Exception as error:  # Orbax wraps the system's error in types of its own
         reason = _no_room(error)
         if reason is None and not isinstance(error, OSError):
             raise

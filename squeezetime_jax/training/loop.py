@@ -1,4 +1,4 @@
-"""The timetable of a run: dispatch a step, read the one before; evaluate and save when it is time."""
+"""The timetable of a run: dispatch a step, read the one before; evaluate and save when due."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.training.report import Clock, Report
-from squeezetime_jax.training.step import Metrics, TrainState
+from squeezetime_jax.training.step import METRICS, Metrics, TrainState
 
 Batch = Mapping[str, jax.Array]
 Step = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]
@@ -76,7 +76,7 @@ class Timetable:
       total_steps: steps of the whole run.
       log_every: steps from one report to the next.
       evaluate_every: steps from one evaluation to the next; also after the last step.
-      save_every: steps from one checkpoint to the next; also after each evaluation and the last step.
+      save_every: steps from one checkpoint to the next; also after each evaluation and at the end.
       profile: first and last step of a profiler trace.
     """
 
@@ -108,9 +108,9 @@ class Timetable:
 class StopRequest:
     """Hears the SIGTERM of a scheduler that wants the machine back."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         self.signalled = False
-        # Where JAX's distributed service runs, it listens itself, and agrees on a step with all hosts.
+        # Where JAX's distributed service runs, it listens itself, and all hosts agree on a step.
         self._agrees = jax.distributed.is_initialized()
         if not self._agrees:
             self._before = signal.signal(signal.SIGTERM, self._hear)
@@ -171,8 +171,8 @@ def fit(
 ) -> TrainState:
     """Train from `start_step` to the timetable's end.
 
-    Nothing passes between host and devices but the batch, the metrics of the step before, and what an
-    evaluation or a checkpoint needs; anything else raises.
+    Nothing passes between host and devices but the batch, the metrics of the step before, and what
+    an evaluation or a checkpoint needs; anything else raises.
 
     Args:
       state: where to start; its buffers are given up.
@@ -204,7 +204,8 @@ def fit(
             return
         done, metrics = pending
         pending = None
-        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        on_host = jax.device_get(metrics)
+        values = {name: on_host[name].item() for name in METRICS}
         _check_finite(values, done, checkpoints)
         window.add(values)
         if timetable.logs(done):
@@ -266,7 +267,7 @@ class _Profile:
         self._folder = workdir / "profile"
         self._runs = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Profile":
         return self
 
     def before(self, step: int) -> None:

@@ -25,13 +25,13 @@ class Recipe:
 
     Attributes:
       learning_rate: peak learning rate for a batch of `base_batch_size` clips.
-      base_batch_size: the batch that `learning_rate` is meant for; another batch scales it linearly.
-        0: no scaling.
+      base_batch_size: the batch that `learning_rate` is meant for; another one scales it linearly. 0:
+        no scaling.
       schedule: after the warm-up, "cosine" per step, or "steps" at `milestones`.
       warmup_epochs: epochs of linear rise from `warmup_factor` times the peak.
       warmup_factor: where the warm-up starts, as a share of the peak.
-      final_learning_rate: where the cosine ends. Absolute: it does not grow with the batch (mmengine
-        scales the peak alone).
+      final_learning_rate: where the cosine ends. Absolute: it does not grow with the batch
+        (mmengine scales the peak alone).
       milestones: epochs after which the learning rate is multiplied by `step_factor`.
       step_factor: see `milestones`.
       momentum: of SGD, not Nesterov's.
@@ -169,6 +169,6 @@ def check_batch(recipe: Recipe, batch_size: int, bn_group_size: int | None) -> N
     group = bn_group_size or batch_size
     if part % group and not (recipe.accumulation == 1 and batch_size < group):
         raise UserError(
-            f"batch_size {batch_size} in {recipe.accumulation} part(s) gives parts of {part} clips, "
-            f"not whole groups of model.bn_group_size = {group}; choose a multiple"
+            f"batch_size {batch_size} in {recipe.accumulation} part(s) gives parts of {part} clips,"
+            f" not whole groups of model.bn_group_size = {group}; choose a multiple"
         )

@@ -221,11 +221,15 @@ class _Rate:
 
     def __init__(self, start_step: int, total_steps: int, batch_size: int):
         self._first, self._total, self._batch = start_step, total_steps, batch_size
-        self._last_step, self._begin = start_step, time.monotonic()
+        self._last_step, self._begin = start_step, 0.0
         self._last_time = self._begin
 
     def __call__(self, step: int) -> str:
         now = time.monotonic()
+        if not self._begin:  # what came before the first report was compilation
+            self._first, self._begin = step, now
+            self._last_step, self._last_time = step, now
+            return ""
         rate = (step - self._last_step) * self._batch / max(now - self._last_time, 1e-9)
         left = (self._total - step) * (now - self._begin) / max(step - self._first, 1)
         self._last_step, self._last_time = step, now
@@ -257,8 +261,8 @@ class Clock:
 
     PARTS = ("data wait", "step", "evaluation", "saving")
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(self.PARTS, 0.0)
+    def __init__(self, before: Mapping[str, float] | None = None) -> None:
+        self.seconds = {**dict.fromkeys(self.PARTS, 0.0), **(before or {})}
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:

@@ -20,6 +20,9 @@ Tree = Any
 Augment = Callable[[PRNGKeyArray, UInt8[Array, "n t h w 3"], Int[Array, " n"]], tuple[Array, Array]]
 Metrics = dict[str, Array]
 
+METRICS = ("loss", "top1", "learning_rate", "grad_norm")
+"""What a step tells, in the order in which it is read."""
+
 # Names of what is random in a step; each has its own stream of keys.
 _AUGMENT, _MIX, _DROPOUT = range(3)
 
@@ -62,6 +65,10 @@ class Network:
         paths = list(flat_leaves(abstract_model(self.config)))
         model = filled(abstract_model(self.config), initial_leaves(self.config, paths, seed))
         return self.split(model)
+
+    def abstract(self) -> tuple[Tree, Tree]:
+        """Weights and statistics as shapes."""
+        return self.split(abstract_model(self.config))
 
     def split(self, model: SqueezeTime) -> tuple[Tree, Tree]:
         """A model's weights and statistics, as plain trees."""
@@ -130,7 +137,7 @@ def train_step(
 
     Args:
       state: where the run stands.
-      batch: `video`, uint8 (n, t, h, w, 3), and `label`, int (n,).
+      batch: `clips`, uint8 (n, t, h, w, 3), and `labels`, int (n,).
       key: the run's key. What a step draws depends on it and on the step's number alone.
       network: what is trained.
       optimizer: gradient to update.
@@ -139,11 +146,11 @@ def train_step(
       augment: videos to normalised clips; may change labels (a flip turns left into right).
 
     Returns:
-      The state after the step, and scalars: `loss` (mean over the batch), `top1` (share of the batch
-      whose own label scores highest), `grad_norm` (before clipping), `learning_rate`.
+      The state after the step, and the scalars `METRICS`: `loss` (mean over the batch), `top1` (share
+      of the batch whose own label scores highest), `learning_rate`, `grad_norm` (before clipping).
     """
     key = jax.random.fold_in(key, state.step)
-    clips, labels = augment(jax.random.fold_in(key, _AUGMENT), batch["video"], batch["label"])
+    clips, labels = augment(jax.random.fold_in(key, _AUGMENT), batch["clips"], batch["labels"])
     targets = jax.nn.one_hot(labels, network.config.num_classes, dtype=clips.dtype)
     if recipe.mixup or recipe.cutmix:
         group = network.config.bn_group_size
@@ -180,8 +187,8 @@ def _gradient(
 ) -> tuple[tuple[Array, tuple[Array, Tree]], Tree]:
     """Loss, top-1 share, moved statistics and gradient: means over the parts of the batch.
 
-    Every part starts from the same statistics and holds whole groups of batch norm, so that the mean
-    over parts is what the batch gives in one piece.
+    Every part starts from the same statistics and holds whole groups of batch norm, so that the
+    mean over parts is what the batch gives in one piece.
     """
 
     def loss(params: Tree, clips: Array, targets: Array, labels: Array, key: PRNGKeyArray) -> Any:

@@ -71,7 +71,7 @@ def test_losses_and_final_scores_are_the_references(
         state = init_state(*network.split(model), sgd, recipe)
         losses, norms = [], []
         for video, label in zip(clips, labels, strict=True):
-            state, metrics = step(state, {"video": video, "label": label}, jax.random.key(0))
+            state, metrics = step(state, {"clips": video, "labels": label}, jax.random.key(0))
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))
         scores = jax.jit(lambda m, x: m(x))(

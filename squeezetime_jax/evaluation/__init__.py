@@ -1,0 +1,1 @@
+"""Evaluation: views, metrics, recognition."""

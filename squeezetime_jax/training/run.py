@@ -1,0 +1,371 @@
+"""A run from beginning to end: assemble, resume, train, report."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
+
+from squeezetime_jax.checkpoint.run import RunCheckpoints
+from squeezetime_jax.checkpoint.store import Meta, load
+from squeezetime_jax.data.augment import augment
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.training import config, devices
+from squeezetime_jax.training.config import Experiment
+from squeezetime_jax.training.loop import Batch, Timetable, fit
+from squeezetime_jax.training.recipe import learning_rate_schedule, optimizer
+from squeezetime_jax.training.report import (
+    Clock,
+    Everyone,
+    MetricsFile,
+    Report,
+    Silence,
+    TensorBoard,
+    console,
+    draw_curves,
+    environment,
+)
+from squeezetime_jax.training.step import Network, TrainState, averaged, init_state, train_step
+
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+
+EvaluateModel = Callable[[SqueezeTime], dict[str, float]]
+
+
+class TrainingData(Protocol):
+    """The training videos as batches on the devices."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass."""
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Class names in the order of the labels, if known."""
+
+    def batches(self, start_step: int) -> AbstractContextManager[Iterator[Batch]]:
+        """The batches from the `start_step`-th on, without end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run ends with.
+
+    Attributes:
+      state: after the last step.
+      best: directory of the checkpoint with the best evaluation, if there was one.
+    """
+
+    state: TrainState
+    best: Path | None
+
+
+class Trainer:
+    """The compiled step of an experiment on a mesh, and the states it works on.
+
+    Args:
+      experiment: the run.
+      mesh: the devices.
+      steps_per_epoch: batches in one pass.
+    """
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, steps_per_epoch: int):
+        self.experiment, self.mesh = experiment, mesh
+        self.network = Network(experiment.model)
+        recipe = experiment.optimizer
+        schedule = learning_rate_schedule(
+            recipe,
+            batch_size=experiment.batch_size,
+            epochs=experiment.epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+        self._optimizer = optimizer(recipe, schedule)
+        self._step = functools.partial(
+            train_step,
+            network=self.network,
+            optimizer=self._optimizer,
+            schedule=schedule,
+            recipe=recipe,
+            augment=functools.partial(
+                augment,
+                augmentation=experiment.augmentation,
+                dtype=experiment.model.param_dtype,
+            ),
+        )
+
+    def new_state(self) -> TrainState:
+        """The state before the first step: weights from `init`, or drawn."""
+        if self.experiment.init:
+            changes = dataclasses.asdict(self.experiment.model)
+            weights = self.network.split(load(self.experiment.init, **changes))
+        else:
+            weights = self.network.init(self.experiment.seed)
+        state = init_state(*weights, self._optimizer, self.experiment.optimizer)
+        return devices.put_everywhere(state, self.mesh)
+
+    def key(self) -> PRNGKeyArray:
+        """The run's key, on every device."""
+        return jax.jit(jax.random.key, out_shardings=devices.replicated(self.mesh))(
+            self.experiment.seed
+        )
+
+    def abstract_state(self) -> TrainState:
+        """The state as shapes with shardings."""
+        everywhere = devices.replicated(self.mesh)
+        shapes = jax.eval_shape(
+            functools.partial(
+                init_state, optimizer=self._optimizer, recipe=self.experiment.optimizer
+            ),
+            *self.network.abstract(),
+        )
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
+        )
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch as shapes with shardings."""
+        n, side = self.experiment.batch_size, self.experiment.data.crop_size
+        split = devices.split_batch(self.mesh)
+        clip = (self.experiment.model.num_frames, side, side, 3)
+        return {
+            "clips": jax.ShapeDtypeStruct((n, *clip), jnp.uint8, sharding=split),
+            "labels": jax.ShapeDtypeStruct((n,), jnp.int32, sharding=split),
+        }
+
+    def compile_step(self) -> jax.stages.Compiled:
+        """The step, compiled once and ahead of time.
+
+        The program takes these shapes, types and shardings and no others: called with any other, it
+        raises an error that names the argument, where a jitted function would silently compile
+        again.
+        """
+        everywhere = devices.replicated(self.mesh)
+        jitted = jax.jit(
+            self._step,
+            in_shardings=(everywhere, devices.split_batch(self.mesh), everywhere),
+            out_shardings=(everywhere, everywhere),
+            donate_argnums=0,
+        )
+        return jitted.lower(self.abstract_state(), self.abstract_batch(), self.key()).compile()
+
+
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    data: TrainingData,
+    evaluate: EvaluateModel | None = None,
+    report: Report | None = None,
+) -> Result:
+    """Train an experiment, or go on with it.
+
+    Args:
+      experiment: the run.
+      workdir: its directory, the same on all hosts: configuration, checkpoints, metrics, curves.
+      data: the training videos.
+      evaluate: scores of a model on the test videos; `top1` names the best.
+      report: whom to tell, beside the files in `workdir`. Default: the terminal.
+
+    Returns:
+      The last state and the best checkpoint.
+
+    Raises:
+      UserError: `workdir` belongs to another experiment; the batch does not fit the devices; the
+        loss is no number any more; the disk is full; the run was asked to stop.
+    """
+    use_compilation_cache(experiment.run.compilation_cache)
+    mesh = devices.data_mesh()
+    devices.check_batch_on(mesh, experiment.batch_size)
+    claim(workdir, experiment)
+    trainer = Trainer(experiment, mesh, data.steps_per_epoch)
+    store = RunCheckpoints(workdir, Meta(experiment.model, data.labels), keep=experiment.run.keep)
+    try:
+        # Where a run starts: 1. its own newest checkpoint; 2. the weights of `init`; 3. scratch.
+        found = store.restore(_items(trainer.abstract_state(), bool(experiment.optimizer.ema)))
+        if found:
+            start, items, progress = found
+            state = _state(items)
+        else:
+            start, state, progress = 0, trainer.new_state(), {}
+        timetable = _timetable(experiment, data.steps_per_epoch)
+        listener = _reports(experiment, workdir, start, timetable.total_steps, report)
+        clock = Clock(progress.get("seconds"))
+        try:
+            listener.say(_beginning(experiment, workdir, start, timetable, mesh))
+            if start < timetable.total_steps:
+                with data.batches(start) as batches:
+                    state = fit(
+                        state,
+                        start_step=start,
+                        step=trainer.compile_step(),
+                        batches=batches,
+                        key=trainer.key(),
+                        timetable=timetable,
+                        evaluate=_evaluation(trainer.network, evaluate),
+                        checkpoints=_Saver(store, clock),
+                        report=listener,
+                        clock=clock,
+                        progress=progress,
+                        workdir=workdir,
+                    )
+            return _end(state, workdir, store, listener, clock, data.steps_per_epoch)
+        finally:
+            listener.close()
+    finally:
+        store.close()
+
+
+class _Saver:
+    """The loop's door to the run's checkpoints."""
+
+    def __init__(self, store: RunCheckpoints, clock: Clock):
+        self._store, self._clock = store, clock
+
+    def save(
+        self,
+        state: TrainState,
+        step: int,
+        progress: Mapping[str, Any],
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        items = _items(state, bool(state.ema))
+        self._store.save(step, items, {**progress, "seconds": self._clock.seconds}, scores)
+
+    def wait(self) -> None:
+        self._store.wait()
+
+    def describe_last(self) -> str:
+        return self._store.describe_last()
+
+
+def _items(state: TrainState, has_ema: bool) -> dict[str, Any]:
+    """The state as a checkpoint's items; what `load` takes is what was evaluated."""
+    params, batch_stats = averaged(state)
+    training: dict[str, Any] = {"step": state.step, "opt_state": state.opt_state}
+    if has_ema:
+        training["raw"] = {"params": state.params, "batch_stats": state.batch_stats}
+    return {"params": params, "batch_stats": batch_stats, "training": training}
+
+
+def _state(items: dict[str, Any]) -> TrainState:
+    training = items["training"]
+    used = {name: items[name] for name in ("params", "batch_stats")}
+    raw = training.get("raw")
+    now = raw or used
+    return TrainState(
+        step=training["step"], opt_state=training["opt_state"], ema=used if raw else {}, **now
+    )
+
+
+def _evaluation(
+    network: Network, evaluate: EvaluateModel | None
+) -> Callable[[TrainState], dict[str, float]]:
+    return lambda state: evaluate(network.merge(*averaged(state))) if evaluate else {}
+
+
+def _timetable(experiment: Experiment, steps_per_epoch: int) -> Timetable:
+    """Epochs to steps, once."""
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * steps_per_epoch)) if epochs else 0
+
+    first, last = experiment.run.profile
+    return Timetable(
+        total_steps=experiment.epochs * steps_per_epoch,
+        log_every=experiment.run.log_steps,
+        evaluate_every=steps(experiment.evaluation.every_epochs),
+        save_every=steps(experiment.run.save_epochs),
+        profile=(first, last),
+    )
+
+
+def _reports(
+    experiment: Experiment, workdir: Path, start: int, total: int, report: Report | None
+) -> Report:
+    if not devices.is_main():
+        return Silence()
+    files: list[Report] = [MetricsFile(workdir, start)]
+    if experiment.run.tensorboard:
+        files.append(TensorBoard(workdir, start))
+    return Everyone([report or console(start, total, experiment.batch_size), *files])
+
+
+def _beginning(
+    experiment: Experiment, workdir: Path, start: int, timetable: Timetable, mesh: Mesh
+) -> str:
+    kind = mesh.devices.flat[0].device_kind
+    where = f"{mesh.size} device{'s' if mesh.size > 1 else ''} ({kind})"
+    total = timetable.total_steps
+    if start >= total:
+        return (
+            f"{workdir} has all its {total} steps already: nothing is left to train; for more, start"
+            " another run with --from"
+        )
+    if start:
+        return f"going on from step {start} of {total} in {workdir}, on {where}"
+    source = f"the weights of {experiment.init}" if experiment.init else "scratch"
+    return f"starting from {source}: {total} steps of {experiment.batch_size} clips on {where}"
+
+
+def _end(
+    state: TrainState,
+    workdir: Path,
+    store: RunCheckpoints,
+    listener: Report,
+    clock: Clock,
+    steps_per_epoch: int,
+) -> Result:
+    best_step = store.best_step()
+    best = store.folder / str(best_step) if best_step is not None else None
+    if devices.is_main():
+        draw_curves(workdir, steps_per_epoch)
+    listener.say(clock.summary())
+    listener.say(f"last checkpoint: {store.describe_last()}" + (f"; best: {best}" if best else ""))
+    return Result(state, best)
+
+
+def claim(workdir: Path, experiment: Experiment) -> None:
+    """Make `workdir` this experiment's, or see that it is.
+
+    Raises:
+      UserError: it belongs to another one; the message lists the fields that differ.
+    """
+    mine = config.to_json(experiment)
+    path = workdir / CONFIG
+    if path.exists():
+        try:
+            differing = config.differences(mine, json.loads(path.read_text()))
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); choose another --workdir") from error
+        if differing:
+            raise UserError(
+                f"{workdir}: holds a run with another config: {'; '.join(differing)}; choose another"
+                " --workdir, or the config that the run was started with"
+            )
+    if devices.is_main():
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write_json(path, mine)
+        _write_json(workdir / ENVIRONMENT, environment())
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+
+
+def use_compilation_cache(folder: str = "") -> None:
+    """Keep compiled programs from one run to the next."""
+    if not folder:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = str(home / "squeezetime_jax" / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
