@@ -1,8 +1,11 @@
 """What every test shares."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import jaxtyping
 import pytest
 
 
@@ -14,3 +17,18 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden folder at {folder}; set SQUEEZETIME_GOLDEN")
     return folder
+
+
+@pytest.fixture
+def untyped() -> Iterator[None]:
+    """Shapes and types go unchecked, as for users: what the code itself refuses is under test."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """JAX computes in double precision."""
+    with jax.enable_x64(True):
+        yield

@@ -123,7 +123,7 @@ class SqueezeTimeConfig:
 
     @property
     def param_dtype(self) -> np.dtype:
-        """What parameters and batch statistics are kept in: float32, unless computing in float64."""
+        """What parameters and batch statistics are kept in: float32, or float64 if `dtype` is."""
         return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
 
     # The published networks.

@@ -5,13 +5,15 @@
 Both branches are steered by one set of temporal focus weights.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import LONG_CHANNELS, SqueezeTimeConfig
-from squeezetime_jax.model.layers import Conv, PositionEncoding, he_normal
+from squeezetime_jax.model.layers import Conv, PositionEncoding, normal_param
 from squeezetime_jax.model.norm import BatchNorm
 from squeezetime_jax.model.tfc import (
     convolve,
@@ -24,11 +26,11 @@ from squeezetime_jax.model.tfc import (
 class WeightComputation(nnx.Module):
     """The weight computation module (WCM): what to focus on, from the sample itself."""
 
-    def __init__(self, num_features: int, config: SqueezeTimeConfig, rngs: nnx.Rngs):
-        shape, dtype = (num_features, num_features), config.param_dtype
-        self.reduce = nnx.Param(he_normal(rngs.params(), shape, dtype))
+    def __init__(self, num_features: int, config: SqueezeTimeConfig):
+        shape, std = (num_features, num_features), math.sqrt(2 / num_features)
+        self.reduce = normal_param(shape, std, config)
         self.norm = BatchNorm(num_features, config)
-        self.expand = nnx.Param(he_normal(rngs.params(), shape, dtype))
+        self.expand = normal_param(shape, std, config)
         self.pooling = config.pooling
         self.dtype = config.compute_dtype
 
@@ -45,11 +47,9 @@ class TemporalFocusConv(Conv):
         self, x: Float[Array, "n h w c"], weights: Float[Array, "n c"] | None
     ) -> Float[Array, "n h w o"]:
         """Convolve; without weights (the paper's ablations) as an ordinary convolution."""
-        kernel = self.kernel[...].astype(self.dtype)
-        bias = None if self.bias is None else self.bias[...].astype(self.dtype)
         if weights is None:
-            return convolve(x, kernel, bias)
-        return temporal_focus_conv(x, weights, kernel, bias)
+            return convolve(x, *self.arrays())
+        return temporal_focus_conv(x, weights, *self.arrays())
 
 
 class InterTemporalObjectInteraction(nnx.Module):
@@ -66,19 +66,18 @@ class InterTemporalObjectInteraction(nnx.Module):
         out_features: int,
         position_grid: int,
         config: SqueezeTimeConfig,
-        rngs: nnx.Rngs,
     ):
-        self.short = Conv(in_features, out_features, 3, config, rngs, bias=True)
-        self.narrow = TemporalFocusConv(in_features, LONG_CHANNELS, 3, config, rngs, bias=True)
+        self.short = Conv(in_features, out_features, 3, config, bias=True)
+        self.narrow = TemporalFocusConv(in_features, LONG_CHANNELS, 3, config, bias=True)
         self.norm1 = BatchNorm(LONG_CHANNELS, config)
         self.position = nnx.data(
-            PositionEncoding(position_grid, LONG_CHANNELS, config, rngs)
+            PositionEncoding(position_grid, LONG_CHANNELS, config)
             if config.position_encoding
             else None
         )
-        self.interact = Conv(LONG_CHANNELS, LONG_CHANNELS, 7, config, rngs, bias=True)
+        self.interact = Conv(LONG_CHANNELS, LONG_CHANNELS, 7, config, bias=True)
         self.norm2 = BatchNorm(LONG_CHANNELS, config)
-        self.widen = Conv(LONG_CHANNELS, out_features, 3, config, rngs, bias=True)
+        self.widen = Conv(LONG_CHANNELS, out_features, 3, config, bias=True)
 
     def __call__(
         self, x: Float[Array, "n h w c"], weights: Float[Array, "n c"] | None
@@ -100,22 +99,19 @@ class ChannelTimeLearning(nnx.Module):
         out_features: int,
         position_grid: int,
         config: SqueezeTimeConfig,
-        rngs: nnx.Rngs,
     ):
         self.focus = nnx.data(
-            WeightComputation(in_features, config, rngs) if config.temporal_focus else None
+            WeightComputation(in_features, config) if config.temporal_focus else None
         )
         self.tfc = nnx.data(
             None
             if config.branches == "ioi"
-            else TemporalFocusConv(in_features, out_features, 1, config, rngs)
+            else TemporalFocusConv(in_features, out_features, 1, config)
         )
         self.ioi = nnx.data(
             None
             if config.branches == "tfc"
-            else InterTemporalObjectInteraction(
-                in_features, out_features, position_grid, config, rngs
-            )
+            else InterTemporalObjectInteraction(in_features, out_features, position_grid, config)
         )
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w o"]:
@@ -130,9 +126,8 @@ def channel_time_layer(
     out_features: int,
     position_grid: int,
     config: SqueezeTimeConfig,
-    rngs: nnx.Rngs,
 ) -> nnx.Module:
     """What stands in a block's middle: CTL, or Table 1's base, one plain 3x3 convolution."""
     if config.branches == "conv3x3":
-        return Conv(in_features, out_features, 3, config, rngs)
-    return ChannelTimeLearning(in_features, out_features, position_grid, config, rngs)
+        return Conv(in_features, out_features, 3, config)
+    return ChannelTimeLearning(in_features, out_features, position_grid, config)

@@ -1,32 +1,55 @@
 """The plain layers that the network is built from, with the released initialisation."""
 
+import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import SqueezeTimeConfig
-
-he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def uniform_bias(fan_in: int) -> nnx.Initializer:
-    """PyTorch's default for the bias of a convolution: uniform in +-1/sqrt(fan_in)."""
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key: Array, shape: tuple, dtype: jnp.dtype, *_: object) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+from squeezetime_jax.model.tfc import convolve
 
 
-class Conv(nnx.Conv):
-    """A square 2-D convolution, odd-sized, "same" padding, He-normal with fan-out.
+def normal_param(shape: tuple[int, ...], std: float, config: SqueezeTimeConfig) -> nnx.Param:
+    """A parameter that `initialise` will draw from a normal distribution."""
+    return nnx.Param(np.zeros(shape, config.param_dtype), std=std)
 
-    Args:
-      bias: whether there is one; most convolutions stand before a batch norm and have none.
+
+def uniform_param(shape: tuple[int, ...], bound: float, config: SqueezeTimeConfig) -> nnx.Param:
+    """A parameter that `initialise` will draw uniformly from +-`bound`."""
+    return nnx.Param(np.zeros(shape, config.param_dtype), bound=bound)
+
+
+def initialise(model: nnx.Module, rngs: nnx.Rngs) -> None:
+    """Draw every parameter that wants it, all normal ones at once, then all uniform ones.
+
+    XLA compiles each draw of `jax.random` anew for each shape, a second or so apiece; drawing once
+    and cutting up takes a network of a hundred shapes from a minute to a second.
+    """
+    parameters = [variable for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    draws = {"std": jax.random.normal, "bound": partial(jax.random.uniform, minval=-1, maxval=1)}
+    for scale, draw in draws.items():
+        chosen = [p for p in parameters if scale in p.get_metadata()]
+        ends = list(itertools.accumulate(math.prod(p.shape) for p in chosen))
+        if not chosen:
+            continue
+        numbers = draw(rngs.params(), (ends[-1],), chosen[0].dtype)
+        if not isinstance(numbers, jax.core.Tracer):
+            numbers = np.asarray(numbers)  # NumPy cuts without compiling
+        for p, end in zip(chosen, ends, strict=True):
+            values = numbers[end - math.prod(p.shape) : end].reshape(p.shape)
+            p.set_value(jnp.asarray(values * np.asarray(p.get_metadata()[scale], p.dtype)))
+
+
+class Conv(nnx.Module):
+    """A square 2-D convolution, odd-sized, padded so that stride 1 keeps the size.
+
+    The kernel starts He-normal with fan-out, the bias as PyTorch's default: uniform in
+    +-1/sqrt(fan-in).
     """
 
     def __init__(
@@ -35,24 +58,41 @@ class Conv(nnx.Conv):
         out_features: int,
         side: int,
         config: SqueezeTimeConfig,
-        rngs: nnx.Rngs,
         *,
         stride: int = 1,
         bias: bool = False,
     ):
-        super().__init__(
-            in_features,
-            out_features,
-            kernel_size=(side, side),
-            strides=stride,
-            padding=side // 2,
-            use_bias=bias,
-            kernel_init=he_normal,
-            bias_init=uniform_bias(in_features * side * side),
-            dtype=config.compute_dtype,
-            param_dtype=config.param_dtype,
-            rngs=rngs,
+        shape = (side, side, in_features, out_features)
+        self.kernel = normal_param(shape, math.sqrt(2 / (out_features * side**2)), config)
+        self.bias = nnx.data(
+            uniform_param((out_features,), 1 / math.sqrt(in_features * side**2), config)
+            if bias
+            else None
         )
+        self.stride = stride
+        self.dtype = config.compute_dtype
+
+    def arrays(self) -> tuple[Float[Array, "side side i o"], Float[Array, " o"] | None]:
+        """Kernel and bias, in the dtype that the network computes in."""
+        bias = None if self.bias is None else self.bias[...].astype(self.dtype)
+        return self.kernel[...].astype(self.dtype), bias
+
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n fh fw o"]:
+        """Convolve."""
+        return convolve(x, *self.arrays(), stride=self.stride)
+
+
+class Linear(nnx.Module):
+    """A matrix product and a bias; starts normal with a standard deviation of 0.01, and at 0."""
+
+    def __init__(self, in_features: int, out_features: int, config: SqueezeTimeConfig):
+        self.kernel = normal_param((in_features, out_features), 0.01, config)
+        self.bias = nnx.Param(jnp.zeros(out_features, config.param_dtype))
+        self.dtype = config.compute_dtype
+
+    def __call__(self, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
+        """Multiply and add."""
+        return x @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
 
 
 class DepthwiseHalving(nnx.Module):
@@ -62,12 +102,11 @@ class DepthwiseHalving(nnx.Module):
     same arithmetic; XLA's grouped convolution is up to sixty times slower on CPUs.
     """
 
-    def __init__(self, num_features: int, config: SqueezeTimeConfig, rngs: nnx.Rngs):
-        dtype = config.param_dtype
+    def __init__(self, num_features: int, config: SqueezeTimeConfig):
         # PyTorch counts the fan-out of a depthwise convolution over all channels.
-        kernel_init = nnx.initializers.normal(math.sqrt(2 / (4 * num_features)))
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (2, 2, num_features), dtype))
-        self.bias = nnx.Param(uniform_bias(4)(rngs.params(), (num_features,), dtype))
+        fan_in, fan_out = 4, 4 * num_features
+        self.kernel = normal_param((2, 2, num_features), math.sqrt(2 / fan_out), config)
+        self.bias = uniform_param((num_features,), 1 / math.sqrt(fan_in), config)
         self.dtype = config.compute_dtype
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
@@ -81,9 +120,8 @@ class DepthwiseHalving(nnx.Module):
 class PositionEncoding(nnx.Module):
     """A learned map that tells positions apart, added to a feature map of any size."""
 
-    def __init__(self, side: int, num_features: int, config: SqueezeTimeConfig, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(math.sqrt(2 / side**2))
-        self.grid = nnx.Param(init(rngs.params(), (side, side, num_features), config.param_dtype))
+    def __init__(self, side: int, num_features: int, config: SqueezeTimeConfig):
+        self.grid = normal_param((side, side, num_features), math.sqrt(2 / side**2), config)
         self.dtype = config.compute_dtype
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:

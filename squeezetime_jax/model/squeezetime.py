@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.ctl import channel_time_layer
-from squeezetime_jax.model.layers import Conv, DepthwiseHalving
+from squeezetime_jax.model.layers import Conv, DepthwiseHalving, Linear, initialise
 from squeezetime_jax.model.norm import BatchNorm
 
 MIN_SIDE = 32  # the network halves a side five times
@@ -42,16 +42,18 @@ class SqueezeTime(nnx.Module):
 
     def __init__(self, config: SqueezeTimeConfig, rngs: nnx.Rngs):
         self.config = config
-        self.stem = Stem(3 * config.num_frames, config.planes[0], config, rngs)
+        self.stem = Stem(3 * config.num_frames, config.planes[0], config)
         in_features = config.planes[0]
         stages = []
         for planes, blocks, stride, grid in zip(
             config.planes, config.blocks, config.strides, config.position_grids, strict=True
         ):
-            stages.append(_stage(in_features, planes, blocks, stride, grid, config, rngs))
+            stage = _stage(in_features, planes, blocks, stride, grid, config)
+            stages.append(nnx.List(stage))
             in_features = planes * config.expansion
         self.stages = nnx.List(stages)
-        self.head = Head(in_features, config, rngs)
+        self.head = Head(in_features, config)
+        initialise(self, rngs)
 
     def __call__(
         self, clips: Float[Array, "n t h w 3"], rngs: nnx.Rngs | Array | None = None
@@ -92,10 +94,8 @@ def squeeze(clips: Float[Array, "n t h w c"]) -> Float[Array, "n h w c*t"]:
 class Stem(nnx.Module):
     """5x5 convolution of stride 2 over all frames at once, then a 3x3 max-pool of stride 2."""
 
-    def __init__(
-        self, in_features: int, out_features: int, config: SqueezeTimeConfig, rngs: nnx.Rngs
-    ):
-        self.conv = Conv(in_features, out_features, 5, config, rngs, stride=2)
+    def __init__(self, in_features: int, out_features: int, config: SqueezeTimeConfig):
+        self.conv = Conv(in_features, out_features, 5, config, stride=2)
         self.norm = BatchNorm(out_features, config)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n fh fw o"]:
@@ -110,8 +110,8 @@ class Stem(nnx.Module):
 class Halving(nnx.Module):
     """What opens a block of stride 2: depthwise 2x2 convolution and batch norm."""
 
-    def __init__(self, num_features: int, config: SqueezeTimeConfig, rngs: nnx.Rngs):
-        self.conv = DepthwiseHalving(num_features, config, rngs)
+    def __init__(self, num_features: int, config: SqueezeTimeConfig):
+        self.conv = DepthwiseHalving(num_features, config)
         self.norm = BatchNorm(num_features, config)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
@@ -122,10 +122,8 @@ class Halving(nnx.Module):
 class Projection(nnx.Module):
     """The shortcut of a block that changes the number of channels: 1x1 convolution, batch norm."""
 
-    def __init__(
-        self, in_features: int, out_features: int, config: SqueezeTimeConfig, rngs: nnx.Rngs
-    ):
-        self.conv = Conv(in_features, out_features, 1, config, rngs)
+    def __init__(self, in_features: int, out_features: int, config: SqueezeTimeConfig):
+        self.conv = Conv(in_features, out_features, 1, config)
         self.norm = BatchNorm(out_features, config)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w o"]:
@@ -143,12 +141,11 @@ class Block(nnx.Module):
         stride: int,
         is_first: bool,
         config: SqueezeTimeConfig,
-        rngs: nnx.Rngs,
     ):
-        self.halving = nnx.data(Halving(in_features, config, rngs) if stride == 2 else None)
+        self.halving = nnx.data(Halving(in_features, config) if stride == 2 else None)
         projects = is_first and in_features != out_features
         self.shortcut = nnx.data(
-            Projection(in_features, out_features, config, rngs) if projects else None
+            Projection(in_features, out_features, config) if projects else None
         )
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n fh fw o"]:
@@ -174,15 +171,14 @@ class Bottleneck(Block):
         position_grid: int,
         is_first: bool,
         config: SqueezeTimeConfig,
-        rngs: nnx.Rngs,
     ):
         out_features = planes * config.expansion
-        super().__init__(in_features, out_features, stride, is_first, config, rngs)
-        self.reduce = Conv(in_features, planes, 1, config, rngs)
+        super().__init__(in_features, out_features, stride, is_first, config)
+        self.reduce = Conv(in_features, planes, 1, config)
         self.norm1 = BatchNorm(planes, config)
-        self.ctl = channel_time_layer(planes, planes, position_grid, config, rngs)
+        self.ctl = channel_time_layer(planes, planes, position_grid, config)
         self.norm2 = BatchNorm(planes, config)
-        self.expand = Conv(planes, out_features, 1, config, rngs)
+        self.expand = Conv(planes, out_features, 1, config)
         self.norm3 = BatchNorm(out_features, config)
 
     def residual(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w o"]:
@@ -203,13 +199,12 @@ class BasicBlock(Block):
         position_grid: int,
         is_first: bool,
         config: SqueezeTimeConfig,
-        rngs: nnx.Rngs,
     ):
-        super().__init__(in_features, planes, stride, is_first, config, rngs)
+        super().__init__(in_features, planes, stride, is_first, config)
         # The released code leaves the first module's position grid at 7x7 in every stage.
-        self.ctl1 = channel_time_layer(in_features, planes, 7, config, rngs)
+        self.ctl1 = channel_time_layer(in_features, planes, 7, config)
         self.norm1 = BatchNorm(planes, config)
-        self.ctl2 = channel_time_layer(planes, planes, position_grid, config, rngs)
+        self.ctl2 = channel_time_layer(planes, planes, position_grid, config)
         self.norm2 = BatchNorm(planes, config)
 
     def residual(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w o"]:
@@ -221,23 +216,17 @@ class BasicBlock(Block):
 class Head(nnx.Module):
     """Global average pool, dropout, linear classifier."""
 
-    def __init__(self, in_features: int, config: SqueezeTimeConfig, rngs: nnx.Rngs):
+    def __init__(self, in_features: int, config: SqueezeTimeConfig):
         self.dropout = nnx.Dropout(config.dropout)
-        self.classifier = nnx.Linear(
-            in_features,
-            config.num_classes,
-            kernel_init=nnx.initializers.normal(0.01),
-            dtype=config.compute_dtype,
-            param_dtype=config.param_dtype,
-            rngs=rngs,
-        )
+        self.classifier = Linear(in_features, config.num_classes, config)
+        self.dtype = config.param_dtype
 
     def __call__(
         self, x: Float[Array, "n h w c"], rngs: nnx.Rngs | Array | None = None
     ) -> Float[Array, "n classes"]:
         """Logits of the pooled features."""
         pooled = self.dropout(jnp.mean(x, (1, 2)), rngs=rngs)
-        return self.classifier(pooled).astype(self.classifier.param_dtype)
+        return self.classifier(pooled).astype(self.dtype)
 
 
 def _stage(
@@ -247,15 +236,12 @@ def _stage(
     stride: int,
     position_grid: int,
     config: SqueezeTimeConfig,
-    rngs: nnx.Rngs,
-) -> nnx.List:
+) -> list[Block]:
     block = Bottleneck if config.is_bottleneck else BasicBlock
-    first = block(in_features, planes, stride, position_grid, True, config, rngs)
+    first = block(in_features, planes, stride, position_grid, True, config)
     features = planes * config.expansion
-    rest = [
-        block(features, planes, 1, position_grid, False, config, rngs) for _ in range(blocks - 1)
-    ]
-    return nnx.List([first, *rest])
+    rest = [block(features, planes, 1, position_grid, False, config) for _ in range(blocks - 1)]
+    return [first, *rest]
 
 
 def _check_clips(clips: Array, num_frames: int) -> None:

@@ -37,12 +37,13 @@ def convolve(
     x: Float[Array, "n h w c"],
     kernel: Float[Array, "kh kw c o"],
     bias: Float[Array, " o"] | None = None,
-) -> Float[Array, "n h w o"]:
-    """An ordinary convolution of stride 1 that keeps the size of the feature map (odd kernels)."""
+    stride: int = 1,
+) -> Float[Array, "n fh fw o"]:
+    """An ordinary convolution with an odd kernel, padded so that stride 1 keeps the size."""
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(1, 1),
+        window_strides=(stride, stride),
         padding=[(side // 2, side // 2) for side in kernel.shape[:2]],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
