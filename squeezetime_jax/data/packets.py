@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import av
 import av.container
 import av.logging
+import numpy as np
 
 from squeezetime_jax.errors import UserError
 
@@ -141,6 +141,7 @@ class PacketFile:
         stamps: list[_Stamp] = []
         keys: list[int] = []
         shown: list[int] = []
+        is_vp8 = self.decoder.name == "vp8"
         for number, packet in enumerate(demux(self._container, self.stream)):
             total += packet.size
             if total > limit:
@@ -151,7 +152,7 @@ class PacketFile:
             stamps.append((packet.pts, packet.dts, packet.pos))
             if packet.is_keyframe:
                 keys.append(number)
-            if not packet.is_discard and not self._is_hidden(packet):
+            if not packet.is_discard and not (is_vp8 and _is_hidden_vp8(packet)):
                 shown.append(number)
             if self._kept is not None:
                 self._kept.append(packet)
@@ -159,18 +160,19 @@ class PacketFile:
                     self._kept = None
         if not stamps:
             raise VideoError(f"{self._name}: holds no video data; replace or remove the file")
-        pts = [time for number in shown if (time := stamps[number][0]) is not None]
-        unique = 0 < len(shown) == len(set(pts))
+        known = [time for number in shown if (time := stamps[number][0]) is not None]
+        unique = 0 < len(shown) == len(set(known))
+        pts = np.array(known, np.int64)
         order = None
         if unique and self._times_tell(pts):
-            order = [number for _, number in sorted(zip(pts, shown, strict=True))]
+            order = np.array(shown)[np.argsort(pts)].tolist()
         rank = [-1] * len(stamps)
         for place, number in enumerate(order or ()):
             rank[number] = place
         count = len(shown) if unique else None
         return Index(stamps, keys, count, order, rank, not self.reorder_depth or _is_steady(pts))
 
-    def _times_tell(self, pts: list[int]) -> bool:
+    def _times_tell(self, pts: np.ndarray) -> bool:
         """Whether presentation times can be believed.
 
         AVI has none; FFmpeg makes them up, wrongly where frames are reordered. Times that ascend in
@@ -178,14 +180,10 @@ class PacketFile:
         would reorder more than the decoder does are wrong.
         """
         if not self.reorder_depth:
-            return pts == sorted(pts)
+            return bool(np.all(pts[1:] > pts[:-1]))
         if self._container.format.name == "avi":
             return False
-        return 0 < _reordering(pts, self.reorder_depth) <= self.reorder_depth
-
-    def _is_hidden(self, packet: av.Packet) -> bool:
-        """VP8 stores reference-only frames as packets of their own: `show_frame` is bit 4."""
-        return self.decoder.name == "vp8" and packet.size > 0 and not memoryview(packet)[0] & 0x10
+        return _reorders_at_most(pts, self.reorder_depth)
 
     def _seek(self, start: int) -> Iterator[tuple[int, av.Packet]]:
         """Packets from `start`, or from somewhere before it where the container seeks badly."""
@@ -282,23 +280,26 @@ def source_name(source: Source, name: str | None) -> str:
     return name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
 
 
-def _reordering(pts: list[int], limit: int) -> int:
-    """The most frames that a frame overtakes in being shown; above the limit, limit + 1."""
-    seen: list[int] = []
-    most = 0
-    for time in pts:
-        bisect.insort(seen, time)
-        most = max(most, len(seen) - bisect.bisect_right(seen, time))
-        if most > limit:
-            break
-    return most
+def _is_hidden_vp8(packet: av.Packet) -> bool:
+    """VP8 stores reference-only frames as packets of their own: `show_frame` is bit 4."""
+    return packet.size > 0 and not memoryview(packet)[0] & 0x10
 
 
-def _is_steady(pts: list[int]) -> bool:
+def _reorders_at_most(pts: np.ndarray, depth: int) -> bool:
+    """Whether some frames are shown before earlier stored ones, and none before over `depth`."""
+    overtaken = np.zeros(len(pts), np.int64)
+    reach = min(2 * depth + 1, len(pts) - 1)
+    for distance in range(1, reach + 1):
+        overtaken[distance:] += pts[distance:] < pts[:-distance]
+    latest = np.maximum.accumulate(pts)
+    further = latest[: len(pts) - reach - 1] > pts[reach + 1 :]
+    return bool(0 < overtaken.max() <= depth and not further.any())
+
+
+def _is_steady(pts: np.ndarray) -> bool:
     """Whether times are evenly spaced, but for the rounding to a container's unit."""
-    ordered = sorted(pts)
-    gaps = [after - before for before, after in itertools.pairwise(ordered)]
-    return not gaps or max(gaps) <= 2 * min(gaps)
+    gaps = np.diff(np.sort(pts))
+    return not gaps.size or bool(gaps.max() <= 2 * gaps.min())
 
 
 def _numbered(

@@ -349,7 +349,9 @@ class _RgbConverter:
 
     def __call__(self, frame: av.VideoFrame, short_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        image = np.ascontiguousarray(np.rot90(rgb.to_ndarray(), _quarter_turns(frame)))
+        image: np.ndarray = rgb.to_ndarray()
+        if turns := _quarter_turns(frame):
+            image = np.ascontiguousarray(np.rot90(image, turns))
         return image if short_side is None else transforms.resize_short_side(image, short_side)
 
 
