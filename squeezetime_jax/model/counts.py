@@ -3,11 +3,10 @@
 import dataclasses
 import math
 
-import jax
 from flax import nnx
 
+from squeezetime_jax.model.abstract import abstract_model, flat_leaves
 from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.model.squeezetime import SqueezeTime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +29,21 @@ class Counts:
 
 def count(config: SqueezeTimeConfig, height: int = 224, width: int = 224) -> Counts:
     """Count for clips of `height` x `width` pixels."""
-    model = nnx.eval_shape(lambda: SqueezeTime(config, nnx.Rngs(0)))
     sizes = _feature_sizes(config, height, width)
     backbone = position = head = multiply_adds = 0
-    for path, parameter in jax.tree_util.tree_leaves_with_path(
-        nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    ):
-        keys, number = [str(entry.key) for entry in path], math.prod(parameter.shape)
-        if keys[0] == "head":
+    for path, leaf in flat_leaves(abstract_model(config)).items():
+        room, *keys = path.split(".")
+        number = math.prod(leaf.shape)
+        if not isinstance(leaf, nnx.Param):
+            continue
+        if room == "head":
             head += number
             continue
         backbone += number
-        position += number if "position" in keys else 0
-        if keys[-1] == "kernel":
-            multiply_adds += number * sizes[int(keys[1]) + 1 if keys[0] == "stages" else 0]
+        if "position" in keys:
+            position += number
+        elif keys[-1] == "kernel":
+            multiply_adds += number * sizes[int(keys[0]) + 1 if room == "stages" else 0]
         elif "focus" in keys and keys[-1] in ("reduce", "expand"):  # on pooled features
             multiply_adds += number
     return Counts(backbone, position, head, multiply_adds)
