@@ -16,6 +16,7 @@ from jaxtyping import Array
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.inert_pickle import Inert
 from squeezetime_jax.checkpoint.report import Report, grouped, listed
+from squeezetime_jax.checkpoint.stem import is_stem, resample_stem
 from squeezetime_jax.checkpoint.torch_file import StoredTensor, TorchFile, write_torch_file
 from squeezetime_jax.checkpoint.torch_names import (
     COUNTER,
@@ -27,7 +28,7 @@ from squeezetime_jax.checkpoint.torch_names import (
     rows,
 )
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.abstract import abstract_model, flat_leaves, initial_leaves
+from squeezetime_jax.model.abstract import abstract_model, flat_leaves
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
@@ -132,9 +133,8 @@ def config_from_json(fields: dict[str, Any]) -> SqueezeTimeConfig:
       ValueError: a field is not what it should be.
       TypeError: there is a field that the configuration has not.
     """
-    return SqueezeTimeConfig(
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    )
+    tuples: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    return SqueezeTimeConfig(**tuples)
 
 
 def announce(report: Report) -> None:
@@ -225,9 +225,17 @@ class _Filling:
 
     def fill(self) -> dict[str, Array]:
         """The arrays of all leaves; those that nothing fills are drawn anew."""
-        arrays = {path: self._array(*source) for path, source in self._sources.items()}
-        drawn = [path for path in self._leaves if path not in arrays]
-        return arrays | (initial_leaves(self.report.config, drawn) if drawn else {})
+        arrays = self._drawn([path for path in self._leaves if path not in self._sources])
+        for path, source in self._sources.items():
+            arrays[path] = self._array(*source)
+        return arrays
+
+    def _drawn(self, paths: list[str]) -> dict[str, Array]:
+        """Leaves of a new network, which is let go before anything is read."""
+        if not paths:
+            return {}
+        leaves = flat_leaves(SqueezeTime(self.report.config, nnx.Rngs(0)))
+        return {path: leaves[path][...] for path in paths}
 
     def _array(self, row: Row, name: str) -> Array:
         assert row.layout is not None
@@ -256,7 +264,7 @@ class _Filling:
             self._use(row, name, dtype)
         elif "num_classes" in self._changes and row.name.startswith(HEAD):
             self.report.adapted[name] = f"{shape} dropped, a new head of {wanted} drawn"
-        elif row.name == "conv1.weight" and _is_stem(shape, wanted):
+        elif row.name == "conv1.weight" and is_stem(shape, wanted):
             self.report.adapted[name] = (
                 f"stem of {shape[1] // 3} frame(s) resampled to {wanted[1] // 3}"
             )
@@ -289,38 +297,6 @@ class _Filling:
     def _wanted_shape(self, row: Row) -> tuple[int, ...]:
         assert row.layout is not None
         return row.layout.released_shape(self._leaves[row.path].shape)
-
-
-def resample_stem(kernel: np.ndarray, num_frames: int) -> np.ndarray:
-    """Fit the stem's kernel to another number of frames; a constant clip gives what it gave.
-
-    To more frames, each frame's kernel is spread over the frames nearest to it in time (an image's
-    kernel evenly over all: inflation); to fewer, kernels are gathered as if the clip
-    were linearly interpolated to the old number of frames.
-
-    Args:
-      kernel: (o, 3 * frames, h, w), channel = colour * frames + frame.
-      num_frames: the new number.
-
-    Returns:
-      (o, 3 * num_frames, h, w), of the kernel's type.
-    """
-    o, channels, h, w = kernel.shape
-    old = channels // 3
-    few, many = sorted((old, num_frames))
-    centres = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
-    weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(few)))  # (many, few)
-    spread = weights if num_frames >= old else weights.T  # (new, old)
-    spread = spread / spread.sum(0)
-    split = kernel.astype(np.float64).reshape(o, 3, old, h, w)
-    fitted = np.einsum("nf,ocfhw->ocnhw", spread, split)
-    return fitted.reshape(o, 3 * num_frames, h, w).astype(kernel.dtype)
-
-
-def _is_stem(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[0] == wanted[0] and shape[2:] == wanted[2:] and (
-        shape[1] % 3 == 0 and shape[1] > 0
-    )  # fmt: skip
 
 
 def _compile(source: str, allow: str | Iterable[str]) -> list[re.Pattern[str]]:

@@ -144,9 +144,8 @@ def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
     import orbax.checkpoint as ocp
 
     step = find_step(path)
-    model = abstract_model(read_meta(step).config)
+    graph, *states = nnx.split(abstract_model(read_meta(step).config), *WEIGHTS.values())
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    graph, *states = nnx.split(model, *WEIGHTS.values())
     for item, state in zip(WEIGHTS, states, strict=True):
         wanted = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
@@ -154,17 +153,34 @@ def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
         )
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                found = checkpointer.restore((step / item).absolute(), wanted)
+                folder = (step / item).absolute()
+                _check_shapes(checkpointer.metadata(folder).item_metadata, wanted)
+                found = checkpointer.restore(folder, wanted)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CheckpointError(
-                f"{step / item}: damaged, or not of the configuration in its meta: {first_line}; "
+                f"{step / item}: damaged, or not of the configuration in its meta: {reason}; "
                 "take another step or convert the weights again"
             ) from None
         nnx.replace_by_pure_dict(state, found)
     model = nnx.merge(graph, *states)
     model.eval()
     return model
+
+
+def _check_shapes(found: Any, wanted: Any) -> None:
+    """Raise ValueError for the first array that is missing, too many or of another shape."""
+    if found is None:
+        raise ValueError("its list of arrays is not there")
+    trees = [jax.tree_util.tree_leaves_with_path(tree) for tree in (found.tree, wanted)]
+    shapes = [
+        {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in tree}
+        for tree in trees
+    ]
+    for name in {**shapes[0], **shapes[1]}:
+        held, needed = (tree.get(name) for tree in shapes)
+        if held != needed:
+            raise ValueError(f"{name} has shape {held}, wanted {needed}")
 
 
 def weights_of(model: SqueezeTime) -> dict[str, Any]:

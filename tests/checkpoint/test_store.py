@@ -120,7 +120,9 @@ def test_arrays_of_another_shape_are_refused(saved: Path, tmp_path: Path) -> Non
     shutil.copytree(saved, tmp_path / "a")
     meta = tmp_path / "a" / "0" / "meta" / "metadata"
     meta.write_text(meta.read_text().replace('"num_frames": 4', '"num_frames": 8'))
-    assert "not of the configuration in its meta" in refusal(tmp_path / "a")
+    assert "stem.conv.kernel has shape (5, 5, 12, 8), wanted (5, 5, 24, 8)" in refusal(
+        tmp_path / "a"
+    )
 
 
 def test_nothing_is_overwritten(model: SqueezeTime, saved: Path, tmp_path: Path) -> None:
