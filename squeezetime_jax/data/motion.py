@@ -37,7 +37,7 @@ FLIP_LABELS = (1, 0, 2, 3, 4, 5, 7, 6)
 _X, _Y, _SIZE, _ANGLE = range(4)  # the phases of a shape, each in turns of its circle
 _SHAPES_PER_VIDEO = 2
 _RADIUS = (0.16, 0.40)  # smallest and largest, as a share of the frame's side
-_TURN = (0.5, 1.0)  # how much of its circle the class's phase covers in one video
+_TURN = (0.5, 1.0)  # what part of the frame a video moves across; of size and angle, half as much
 _TEXTURE = 32  # side of a shape's own texture, in texels
 _FINER = 2  # texels of the background per pixel, so that it moves by half pixels
 _FRAMES_PER_SECOND = 25
@@ -297,7 +297,7 @@ def _draw_shape(
     colour = background_colour + (1 - 0.7 * difficulty) * rng.uniform(60, 140, 3)
     image = np.dstack([_texture(rng, _TEXTURE, 3, colour, 50.0), _outline(rng)])
     rate = 0.4 * difficulty * rng.uniform(-_TURN[0], _TURN[0], 4)
-    turn = speed * (0.5 if label // 2 == _SIZE else 1.0)
+    turn = speed * (1.0 if label // 2 in (_X, _Y) else 0.5)
     rate[label // 2] = turn if label % 2 == 0 else -turn
     return Shape(image, rng.uniform(size=4).astype(np.float32), rate.astype(np.float32))
 
