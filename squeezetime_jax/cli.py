@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from squeezetime_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from squeezetime_jax.evaluation.predict_command import Choices
     from squeezetime_jax.model.squeezetime import SqueezeTime
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -36,6 +37,12 @@ def _subcommand(
         return run
 
     return register
+
+
+def _positive(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
+    return int(word)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATTERN",
-        help=(
-            "regular expression: what is missing, unexpected or mismatched is allowed where it matches"
-        ),
+        help="regular expression of entries that may be missing, unexpected or mismatched",
     ),
     _arg("--num-classes", type=int, metavar="N", help="another number of classes: a new head"),
     _arg("--num-frames", type=int, metavar="N", help="another number of frames: stem resampled"),
@@ -200,6 +205,91 @@ def run_experiment(fields: Any, workdir: Path) -> Any:
         videos.TrainingVideos(experiment, sources.train, mesh),
         evaluate if sources.test is not None else None,
     )
+
+
+@_subcommand(
+    "Say what the networks cost: parameters and multiply-adds, the paper's figures beside.",
+    "squeezetime bench --counts",
+    _arg("--counts", action="store_true", required=True, help="count; nothing is computed"),
+    _arg("--size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"), help="of the clips"),
+)
+def _bench(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from squeezetime_jax.deploy import benchmark
+    from squeezetime_jax.model.squeezetime import MIN_SIDE
+
+    if min(args.size) < MIN_SIDE:
+        raise UserError(f"--size {args.size[0]} {args.size[1]}: at least {MIN_SIDE} pixels a side")
+    console = Console()
+    console.width = max(console.width, 120)  # piped output is not cut at 80 columns
+    console.print(benchmark.counts_table(*args.size))
+
+
+_VIEWS = (
+    _arg("--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"),
+    _arg(
+        "--views",
+        default="10x3",
+        metavar="CLIPSxCROPS",
+        help="10x3: the paper's protocol, the default; 1x1: thirty times less work",
+    ),
+    _arg("--size", type=_positive, metavar="PIXELS", help="side of a crop; default: as tested"),
+    _arg("--frame-interval", type=int, metavar="N", help="0: clips over the whole video"),
+)
+_VIDEOS = _arg(
+    "videos",
+    nargs="+",
+    metavar="VIDEO",
+    help="files, folders, patterns, or - for a list of paths on standard input",
+)
+
+
+def _choices(args: argparse.Namespace) -> "Choices":
+    from squeezetime_jax.evaluation.predict_command import Choices
+
+    return Choices(
+        checkpoint=args.checkpoint,
+        views=args.views,
+        size=args.size,
+        frame_interval=args.frame_interval,
+    )
+
+
+@_subcommand(
+    "Say what videos show; also `camera`, `camera:1` or a stream's URL, as frames arrive.",
+    "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures",
+    _VIDEOS,
+    *_VIEWS,
+    _arg("--top", type=_positive, default=5, metavar="K", help="classes to name; default 5"),
+    _arg("--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"),
+    _arg("--json", action="store_true", help="a JSON object a line, for programs"),
+    _arg("--save", metavar="PICTURE", help="frames, scores, frame importance; or a folder for many"),
+)
+def _predict(args: argparse.Namespace) -> int:
+    from squeezetime_jax.evaluation.predict_command import predict_videos
+
+    return predict_videos(
+        args.videos,
+        _choices(args),
+        count=args.top,
+        labels=args.labels,
+        as_json=args.json,
+        save=Path(args.save) if args.save else None,
+    )
+
+
+@_subcommand(
+    "Write the pooled features of videos, for a classifier of one's own.",
+    "squeezetime features clips/ --checkpoint k400.pth --out features.npz",
+    _VIDEOS,
+    *_VIEWS,
+    _arg("--out", required=True, metavar="FILE.npz", help="features (videos, channels), paths"),
+)
+def _features(args: argparse.Namespace) -> int:
+    from squeezetime_jax.evaluation.predict_command import write_features
+
+    return write_features(args.videos, _choices(args), Path(args.out))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""From the trained network to where it runs: what it costs there."""

@@ -1,0 +1,81 @@
+"""The rooms of the package: what may import what, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import squeezetime_jax
+
+PACKAGE = Path(squeezetime_jax.__file__).parent
+# From the bottom up. A room imports itself and the floors below its own, nothing beside or above.
+FLOORS = [
+    {"errors", "compilation"},
+    {"model"},
+    {"checkpoint", "data"},
+    {"evaluation", "training"},
+    {"deploy", "detection", "localization"},
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floor(room: str) -> int:
+    """Index of a room's floor; the command and the package itself stand above all."""
+    return next((i for i, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS))
+
+
+def imported_rooms(source: str) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            package, *path = name.split(".")
+            if package == PACKAGE.name and path:
+                rooms.add(path[0])
+    return rooms
+
+
+def climbs(room: str, source: str) -> set[str]:
+    """Rooms that `source`, standing in `room`, may not import."""
+    above = {other for other in imported_rooms(source) if floor(other) >= floor(room)}
+    return above - {room}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(module: Path) -> None:
+    room = module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if floor(room) < len(FLOORS):
+        assert not climbs(room, module.read_text())
+
+
+def test_an_import_upwards_is_seen() -> None:
+    assert climbs("model", "from squeezetime_jax.data.video import Video") == {"data"}
+    assert climbs("data", "from squeezetime_jax import errors, model") == set()
+    assert climbs("checkpoint", "import squeezetime_jax.data.video") == {"data"}
+    assert climbs("training", "from squeezetime_jax.cli import main") == {"cli"}
+
+
+def test_importing_the_package_leaves_the_heavy_libraries_alone() -> None:
+    heavy = ["av", "cv2", "grain", "matplotlib", "orbax.checkpoint", "tensorflow_datasets", "torch"]
+    code = f"import squeezetime_jax, sys; print([m for m in {heavy} if m in sys.modules])"
+    # Flax itself imports Orbax where it is installed.
+    baseline = code.replace("import squeezetime_jax,", "import flax.nnx,")
+    ours, flax = (
+        subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True).stdout
+        for c in (code, baseline)
+    )
+    assert ours == flax
+
+
+def test_the_package_lists_and_refuses_names() -> None:
+    assert {"SqueezeTime", "SqueezeTimeConfig", "load", "from_state_dict"} <= set(
+        dir(squeezetime_jax)
+    )
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        _ = squeezetime_jax.laod
