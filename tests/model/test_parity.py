@@ -73,11 +73,11 @@ def test_every_stage_and_the_logits(pair: tuple) -> None:
 
     *maps, logits = forward(jnp.asarray(clips))
     x = twin.backbone.net.stem(as_torch(clips))
-    assert error(maps[0], as_ours(x)) < 1e-14
+    assert error(maps[0], as_ours(x)) < 2e-14
     for i in range(1, 5):
         x = getattr(twin.backbone.net, f"layer{i}")(x)
-        assert error(maps[i], as_ours(x)) < 1e-13, f"stage {i}"
-    assert error(logits, twin(as_torch(clips)).detach().numpy()) < 1e-13
+        assert error(maps[i], as_ours(x)) < 2e-14, f"stage {i}"
+    assert error(logits, twin(as_torch(clips)).detach().numpy()) < 2e-14
 
 
 def test_gradients_and_statistics_in_training(pair: tuple) -> None:
@@ -105,9 +105,9 @@ def test_gradients_and_statistics_in_training(pair: tuple) -> None:
     largest = max(float(p.grad.abs().max()) for p in twin.parameters())
     for name, parameter in twin.named_parameters():
         wanted = parameter.grad.numpy()
-        np.testing.assert_allclose(ours[name], wanted, rtol=0, atol=1e-11 * largest, err_msg=name)
+        np.testing.assert_allclose(ours[name], wanted, rtol=0, atol=1e-12 * largest, err_msg=name)
 
     ours = to_state_dict(nnx.merge(graph, params, statistics))
     for name, buffer in twin.named_buffers():
         if not name.endswith("num_batches_tracked"):
-            assert error(ours[name], buffer.numpy()) < 1e-12, name
+            assert error(ours[name], buffer.numpy()) < 3e-14, name
