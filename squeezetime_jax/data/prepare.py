@@ -109,7 +109,7 @@ def prepare(
     _claim(job)
     missing = [number for number in range(job.num_shards) if not job.shard(number).exists()]
     progress(len(job.videos) - sum(len(job.part(number)) for number in missing))
-    encode = functools.partial(_encode, job.root, job.form, job.short_side)
+    encode = functools.partial(records.encode_listed, job.root, job.form, job.short_side)
     encoded = workers.each(encode, (v for number in missing for v in job.part(number)), processes)
     for number in missing:
         _write_shard(job, number, encoded, progress)
@@ -119,11 +119,6 @@ def prepare(
         raise UserError(f"none of the {len(job.videos)} videos can be read; {name}: {reason}")
     _describe(job)
     return report
-
-
-def _encode(root: Path, form: str, short_side: int, video: Labelled) -> records.StoredVideo:
-    name, _ = video
-    return records.encode(root / name, form, short_side, name)
 
 
 def _write_shard(
@@ -226,7 +221,8 @@ def _other_splits(job: Job) -> tuple[list[Any], int]:
     if not (job.out / "dataset_info.json").exists():
         return [], 0
     info = tfds.builder_from_directory(str(job.out)).info
-    if (found := records.form_of(info.features)) != job.form:
+    found = "video" if isinstance(info.features["video"], tfds.features.Text) else "jpeg"
+    if found != job.form:
         raise UserError(
             f"{job.out}: its splits are stored as {found!r}, this one as {job.form!r}; choose"
             " another --out or the same --form"

@@ -13,11 +13,12 @@ is what it was in the source (undecodable frames are left out); time stamps are 
 
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from squeezetime_jax.data import transforms
 from squeezetime_jax.data.video import FrameSequence, Source, Video, stream
@@ -40,13 +41,15 @@ _JPEG_QUALITY = 90
 StoredVideo = bytes | Sequence[bytes]
 
 
-def features(form: str, class_names: Sequence[str] | int) -> tfds.features.FeaturesDict:
-    """The TFDS features of a record.
+def features(form: str, class_names: Sequence[str] | int) -> Any:
+    """The `tfds.features.FeaturesDict` of a record.
 
     Args:
       form: one of `FORMS`.
       class_names: the names in the order of the labels, or how many classes there are.
     """
+    import tensorflow_datasets as tfds  # slow to import, and not for the processes that encode
+
     video = tfds.features.Text()
     names = {"num_classes" if isinstance(class_names, int) else "names": class_names}
     return tfds.features.FeaturesDict(
@@ -56,11 +59,6 @@ def features(form: str, class_names: Sequence[str] | int) -> tfds.features.Featu
             "name": tfds.features.Text(),
         }
     )
-
-
-def form_of(found: tfds.features.FeaturesDict) -> str:
-    """The storage form of a data set with these features."""
-    return "video" if isinstance(found["video"], tfds.features.Text) else "jpeg"
 
 
 def open_record(stored: StoredVideo, name: str) -> Video | FrameSequence:
@@ -84,6 +82,12 @@ def encode(
     """
     frames = _shrunk(source, short_side, name)
     return _encode_h264(frames) if form == "video" else [_encode_jpeg(frame) for frame in frames]
+
+
+def encode_listed(root: Path, form: str, short_side: int, listed: tuple[str, int]) -> StoredVideo:
+    """`encode` for a line (path, label) of an annotation list."""
+    name, _ = listed
+    return encode(root / name, form, short_side, name)
 
 
 def num_bytes(stored: StoredVideo) -> int:

@@ -40,24 +40,17 @@ def each(
     processes = processes or os.cpu_count() or 1
     rest = iter(items)
     waiting: collections.deque[tuple[Item, Future[Result | UserError]]] = collections.deque()
-    pool = _Pool(function, processes)
-    try:
+    with _Pool(function, processes) as many, _Pool(function, 1) as alone:
         while True:
             for item in itertools.islice(rest, _AHEAD * processes - len(waiting)):
-                waiting.append((item, pool.submit(item)))
+                waiting.append((item, many.submit(item)))
             if not waiting:
                 return
             item, future = waiting.popleft()
             try:
-                outcome = future.result()
+                yield item, future.result()
             except BrokenProcessPool:
-                outcome = _alone(function, item)
-                waiting = collections.deque(
-                    (other, pool.submit(other) if _is_lost(old) else old) for other, old in waiting
-                )
-            yield item, outcome
-    finally:
-        pool.shutdown()
+                yield item, alone.run(item)
 
 
 @contextlib.contextmanager
@@ -76,33 +69,44 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class _Pool(Generic[Item, Result]):
-    """A process pool that is replaced when one of its processes dies."""
+    """A process pool that is replaced when one of its processes has died; started when needed."""
 
     def __init__(self, function: Callable[[Item], Result], processes: int) -> None:
         self._function = function
         self._processes = processes
         self._executor = self._start()
 
-    def _start(self) -> ProcessPoolExecutor:
-        # Not forked: a copy of threads' locks may hang.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(
-            self._processes,
-            mp_context=context,
-            initializer=signal.signal,  # an interrupt is the parent's to handle
-            initargs=(signal.SIGINT, signal.SIG_IGN),
-        )
+    def __enter__(self) -> "_Pool[Item, Result]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
 
     def submit(self, item: Item) -> "Future[Result | UserError]":
         try:
             return self._executor.submit(_outcome, self._function, item)
         except BrokenProcessPool:
-            self.shutdown()
+            self._executor.shutdown(cancel_futures=True)
             self._executor = self._start()
             return self._executor.submit(_outcome, self._function, item)
 
-    def shutdown(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
+    def run(self, item: Item) -> Result | UserError:
+        """The outcome of an item that has the pool to itself.
+
+        One item's crash takes the others in a pool along; alone, each tells whether it was that one.
+        """
+        try:
+            return self.submit(item).result()
+        except BrokenProcessPool:
+            return UserError(f"{item}: the process that read it died; replace or remove the file")
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self._processes,
+            mp_context=multiprocessing.get_context("spawn"),  # a fork's copied locks may hang
+            initializer=signal.signal,  # an interrupt is the parent's to handle
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
 
 
 def _outcome(function: Callable[[Item], Result], item: Item) -> Result | UserError:
@@ -110,17 +114,3 @@ def _outcome(function: Callable[[Item], Result], item: Item) -> Result | UserErr
         return function(item)
     except UserError as error:
         return error
-
-
-def _alone(function: Callable[[Item], Result], item: Item) -> Result | UserError:
-    pool = _Pool(function, 1)
-    try:
-        return pool.submit(item).result()
-    except BrokenProcessPool:
-        return UserError(f"{item}: the process that read it died; replace or remove the file")
-    finally:
-        pool.shutdown()
-
-
-def _is_lost(future: "Future[Result | UserError]") -> bool:
-    return not future.done() or isinstance(future.exception(), BrokenProcessPool)

@@ -1,8 +1,10 @@
 """Small encoded videos whose frames tell their number, for the tests of decoding."""
 
 import io
+import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -57,8 +59,8 @@ def encode(
     rotation: int = 0,
 ) -> bytes:
     """The bytes of a video file; `pts` in units of `time_base`, by default 25 frames a second."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container, options=container_options or {}) as out:
+    file = Path(tempfile.mkstemp()[1])  # some options of the containers read it once more
+    with av.open(str(file), "w", format=container, options=container_options or {}) as out:
         stream = out.add_stream(codec, rate=25, options=dict(options or {}))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -79,7 +81,9 @@ def encode(
             silence.sample_rate = 8000
             out.mux(sound.encode(silence))
             out.mux(sound.encode(None))
-    return file.getvalue()
+    data = file.read_bytes()
+    file.unlink()
+    return data
 
 
 def read_plainly(data: bytes) -> np.ndarray:

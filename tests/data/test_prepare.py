@@ -1,0 +1,205 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import videos
+
+from squeezetime_jax import cli
+from squeezetime_jax.data import prepare, records, transforms, video, workers
+from squeezetime_jax.errors import UserError
+
+COUNTS = (20, 33, 1, 50, 18)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Five good videos of two classes, and two bad ones."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number, count in enumerate(COUNTS):
+        frames = videos.moving_frames(count, 48, 67, seed=number)
+        (folder / f"{number} good.avi").write_bytes(videos.encode(frames, "avi", "mpeg4"))
+    (folder / "text.mp4").write_text("404 not found")
+    return folder
+
+
+@pytest.fixture
+def job(root, tmp_path):
+    listed = [(f"{number} good.avi", number % 2) for number in range(len(COUNTS))]
+    return prepare.Job(listed, root, tmp_path / "shards", "train", short_side=32, shard_size=2)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Spare the start of other processes, where they are not what is tested."""
+
+    def each(function, items, processes):
+        return ((item, workers._outcome(function, item)) for item in items)
+
+    monkeypatch.setattr(workers, "each", each)
+
+
+def read_back(out, split="train"):
+    return list(tfds.builder_from_directory(str(out)).as_data_source(split))
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("form", records.FORMS)
+def test_shards_hold_the_videos_labels_and_names(job, form):
+    job = prepare.dataclasses.replace(job, form=form)
+    done = []
+    report = prepare.prepare(job, 1, done.append)
+    assert report.num_videos == sum(done) == len(COUNTS)
+    assert report.bad == []
+    examples = read_back(job.out)
+    assert [e["name"].decode() for e in examples] == [name for name, _ in job.videos]
+    assert [e["label"] for e in examples] == [label for _, label in job.videos]
+    for example, count, (name, _) in zip(examples, COUNTS, job.videos, strict=True):
+        with (
+            records.open_record(example["video"], name) as stored,
+            video.Video(job.root / name) as source,
+        ):
+            assert stored.num_frames == source.num_frames == count
+            found = stored.frames(np.arange(count))
+            expected = source.frames(np.arange(count), short_side=32)
+        assert found.shape[1] == 32
+        assert abs(found.shape[2] - expected.shape[2]) <= 1  # H.264 wants even sides
+        expected = np.stack([transforms._resize(f, *found.shape[1:3]) for f in expected])
+        assert np.abs(found.astype(int) - expected).mean() < 10
+
+
+def test_shards_are_small_files_with_tfds_names(job):
+    prepare.prepare(job, 1)
+    names = {file.name for file in job.out.iterdir() if not file.name.startswith(".")}
+    shards = {f"prepared-train.array_record-{n:05d}-of-00003" for n in range(3)}
+    assert names == shards | {"dataset_info.json", "features.json"}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_second_run_redoes_only_what_is_missing(job):
+    prepare.prepare(job, 1)
+    before = {n: job.shard(n).stat().st_mtime_ns for n in range(job.num_shards)}
+    job.shard(1).unlink()
+    done = []
+    report = prepare.prepare(job, 1, done.append)
+    assert done == [3, 1, 1]
+    assert report.num_videos == len(COUNTS)
+    after = {n: job.shard(n).stat().st_mtime_ns for n in range(job.num_shards)}
+    assert {n for n in before if before[n] != after[n]} == {1}
+    assert len(read_back(job.out)) == len(COUNTS)
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_whole_shards_and_is_resumed(root, tmp_path, request):
+    names = [f"{n % len(COUNTS)} good.avi 0" for n in range(200)]
+    (tmp_path / "train.txt").write_text("\n".join(names))
+    out = tmp_path / "shards"
+    arguments = [
+        "prepare", "--list", str(tmp_path / "train.txt"), "--root", str(root), "--out", str(out),
+        "--short-side", "32", "--processes", "1",
+    ]  # fmt: skip
+    running = subprocess.Popen(
+        [sys.executable, "-m", "squeezetime_jax.cli", *arguments],
+        cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    first = out / "prepared-train.array_record-00000-of-00004"
+    while not first.exists() and running.poll() is None:
+        time.sleep(0.02)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    shards = sorted(out.glob("prepared-*"))
+    assert 1 <= len(shards) < 4
+    assert not (out / "dataset_info.json").exists()
+    stamp = first.stat().st_mtime_ns
+    request.getfixturevalue("in_this_process")
+    assert cli.main(arguments) == 0
+    assert first.stat().st_mtime_ns == stamp
+    assert len(read_back(out)) == 200
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_bad_videos_are_left_out_and_listed(job):
+    listed = [("text.mp4", 0), *job.videos, ("none.mp4", 1)]
+    report = prepare.prepare(prepare.dataclasses.replace(job, videos=listed), 1)
+    assert [name for name, _ in report.bad] == ["text.mp4", "none.mp4"]
+    assert report.bad[0][1].startswith("not readable as a video (")
+    assert report.bad[1][1].startswith("no such file")
+    assert report.num_videos == len(read_back(job.out)) == len(COUNTS)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_no_good_video_is_an_error(job):
+    listed = [("text.mp4", 0), ("none.mp4", 0)]
+    with pytest.raises(UserError, match=r"none of the 2 videos can be read; text\.mp4: not read"):
+        prepare.prepare(prepare.dataclasses.replace(job, videos=listed), 1)
+    assert not (job.out / "dataset_info.json").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_another_job_does_not_mix_in(job):
+    prepare.prepare(job, 1)
+    with pytest.raises(UserError, match="short_side was 32, is now 40; choose another --out"):
+        prepare.prepare(prepare.dataclasses.replace(job, short_side=40), 1)
+    with pytest.raises(UserError, match="list was '"):
+        prepare.prepare(prepare.dataclasses.replace(job, videos=job.videos[1:]), 1)
+    with pytest.raises(UserError, match="stored as 'video', this one as 'jpeg'"):
+        prepare.prepare(prepare.dataclasses.replace(job, split="val", form="jpeg"), 1)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_splits_share_a_folder_and_its_classes(job):
+    prepare.prepare(prepare.dataclasses.replace(job, videos=job.videos[:2]), 1)
+    prepare.prepare(
+        prepare.dataclasses.replace(job, videos=[(job.videos[4][0], 6)], split="val"), 1
+    )
+    info = tfds.builder_from_directory(str(job.out)).info
+    assert {name: split.num_examples for name, split in info.splits.items()} == {
+        "train": 2, "val": 1,
+    }  # fmt: skip
+    assert info.features["label"].num_classes == 7
+    assert read_back(job.out, "val")[0]["label"] == 6
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_class_names_are_kept(job):
+    prepare.prepare(prepare.dataclasses.replace(job, class_names=("walk", "run")), 1)
+    assert tfds.builder_from_directory(str(job.out)).info.features["label"].names == ["walk", "run"]
+
+
+def test_stored_video_needs_a_third_of_the_decoding(root):
+    stored = records.encode(root / "3 good.avi", "video")
+    with video.Video(stored) as opened:
+        assert opened.info.codec == "h264"
+        assert opened._index.keys == [0, 32]
+        decoded = opened._decode_packets(0, 32, {opened._index.order[k] for k in range(0, 32, 4)})
+        assert len(list(decoded)) <= 16
+
+
+def test_small_videos_are_not_enlarged(root):
+    with records.open_record(records.encode(root / "0 good.avi", "video", 256), "x") as stored:
+        assert stored.frames([0]).shape == (1, 48, 66, 3)
+    with records.open_record(records.encode(root / "0 good.avi", "jpeg", 256), "x") as stored:
+        assert stored.frames([0]).shape == (1, 48, 67, 3)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_command_lists_bad_videos_and_fails(root, tmp_path, capsys):
+    (tmp_path / "val.txt").write_text("text.mp4 0\n0 good.avi 1\n")
+    out = tmp_path / "shards"
+    arguments = ["--list", str(tmp_path / "val.txt"), "--root", str(root), "--processes", "1"]
+    assert cli.main(["prepare", *arguments, "--out", str(out), "--form", "jpeg"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("text.mp4: not readable as a video")
+    assert "1 videos" in printed.splitlines()[-1]
+    assert len(read_back(out, "val")) == 1
+
+
+def test_the_command_names_a_missing_list(tmp_path, capsys):
+    arguments = ["--root", ".", "--out", str(tmp_path / "x")]
+    assert cli.main(["prepare", "--list", str(tmp_path / "no.txt"), *arguments]) == 1
+    assert "no.txt: not readable" in capsys.readouterr().err
