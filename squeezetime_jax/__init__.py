@@ -12,12 +12,14 @@ from squeezetime_jax.model.squeezetime import SqueezeTime
 if TYPE_CHECKING:
     from squeezetime_jax.checkpoint.convert import from_state_dict as from_state_dict
     from squeezetime_jax.checkpoint.store import load as load
+    from squeezetime_jax.evaluation.predict import predict as predict
 
 __version__ = "0.1.0"
 
 _HOME = {
     "from_state_dict": "squeezetime_jax.checkpoint.convert",
     "load": "squeezetime_jax.checkpoint.store",
+    "predict": "squeezetime_jax.evaluation.predict",
 }
 __all__ = ["SqueezeTime", "SqueezeTimeConfig", *_HOME]
 

@@ -264,7 +264,9 @@ def _choices(args: argparse.Namespace) -> "Choices":
     _arg("--top", type=_positive, default=5, metavar="K", help="classes to name; default 5"),
     _arg("--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"),
     _arg("--json", action="store_true", help="a JSON object a line, for programs"),
-    _arg("--save", metavar="PICTURE", help="frames, scores, frame importance; or a folder for many"),
+    _arg(
+        "--save", metavar="PICTURE", help="frames, scores, frame importance; or a folder for many"
+    ),
 )
 def _predict(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.predict_command import predict_videos

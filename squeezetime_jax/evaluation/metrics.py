@@ -63,8 +63,8 @@ class Accuracy:
         """Shares in [0, 1], and the number of videos they are of.
 
         Returns:
-          `top1` and `top5` over all videos; `mean_class`, the mean over the classes that occur among
-          the labels of their own top-1 accuracy; `videos`.
+          `top1` and `top5` over all videos; `mean_class`, the mean over the classes that occur
+          among the labels of their own top-1 accuracy; `videos`.
         """
         counts = jax.device_get(self)
         videos = int(counts.count.sum())

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 
 from squeezetime_jax.checkpoint.run import RunCheckpoints
 from squeezetime_jax.checkpoint.store import Meta, load
+from squeezetime_jax.compilation import use_compilation_cache
 from squeezetime_jax.data.augment import augment
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.squeezetime import SqueezeTime
@@ -361,11 +361,3 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)
-
-
-def use_compilation_cache(folder: str = "") -> None:
-    """Keep compiled programs from one run to the next."""
-    if not folder:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = str(home / "squeezetime_jax" / "xla")
-    jax.config.update("jax_compilation_cache_dir", folder)

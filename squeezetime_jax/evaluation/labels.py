@@ -1,0 +1,59 @@
+"""What the classes are called: names from a label map, a checkpoint or the well-known data sets."""
+
+import importlib.resources
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from squeezetime_jax.checkpoint.store import read_labels
+from squeezetime_jax.data.annotations import read_class_names
+from squeezetime_jax.errors import UserError
+
+BUILT_IN = {"kinetics400": 400, "kinetics600": 600, "hmdb51": 51}
+"""Data sets whose class names come with the package, and how many there are."""
+
+
+def class_names(
+    num_classes: int,
+    *,
+    labels: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> tuple[list[str] | None, str]:
+    """The class names in the order of the logits, and where they are from.
+
+    Args:
+      num_classes: of the network.
+      labels: a file with a name per line, or one of `BUILT_IN`; it comes before anything else.
+      checkpoint: may carry names; they come before those of the data set of `num_classes` classes.
+
+    Returns:
+      The names, None where nothing names them; and a few words on their origin.
+
+    Raises:
+      UserError: `labels` is not readable, or has another number of names.
+    """
+    if labels:
+        names = built_in(labels) if labels in BUILT_IN else read_class_names(labels)
+        _check_length(labels, names, num_classes)
+        return names, labels
+    carried = read_labels(checkpoint) if checkpoint is not None else None
+    if carried is not None and len(carried) == num_classes:
+        return carried, "the checkpoint"
+    for name, size in BUILT_IN.items():
+        if size == num_classes:
+            return built_in(name), f"{name}, which has {size} classes too"
+    return None, "nothing; give --labels FILE"
+
+
+def built_in(name: str) -> list[str]:
+    """The class names of a data set of `BUILT_IN`."""
+    folder = importlib.resources.files("squeezetime_jax") / "data" / "labels"
+    return read_class_names(Path(str(folder / f"{name}.txt")))
+
+
+def _check_length(path: str, names: Sequence[str], num_classes: int) -> None:
+    if len(names) != num_classes:
+        raise UserError(
+            f"{path}: found {len(names)} class names, but the network has {num_classes} classes;"
+            " give the label map that it was trained with"
+        )
