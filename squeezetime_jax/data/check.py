@@ -11,8 +11,6 @@ from squeezetime_jax.data.video import Video
 MIN_FRAMES = 16
 # A network input of 224 enlarges such frames more than threefold.
 MIN_SIDE = 64
-# Headers round; a shortfall of more than this share of the frames is damage.
-_TOLERANCE = 0.05
 
 
 def check(
@@ -51,9 +49,8 @@ def _describe(video: Video) -> Iterator[str]:
     broken = video.count_broken()
     if broken:
         yield f"{broken} of {info.num_frames} frames cannot be decoded without errors"
-    promised = max(video.num_promised, round(info.duration * info.fps))
-    if info.num_frames < promised * (1 - _TOLERANCE) - 1:
-        yield f"truncated: {info.num_frames} frames, {promised} promised by the header"
+    if video.lack:
+        yield f"truncated: {video.lack}"
     if info.num_frames < MIN_FRAMES:
         yield f"only {info.num_frames} frames, a clip takes {MIN_FRAMES}"
     if min(info.width, info.height) < MIN_SIDE:

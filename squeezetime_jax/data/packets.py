@@ -120,6 +120,25 @@ class PacketFile:
             return float(self.stream.duration * self.stream.time_base)
         return self._container.duration / av.time_base if self._container.duration else 0.0
 
+    @property
+    def lack(self) -> str:
+        """What the header promises and the file does not hold; empty where nothing is missing.
+
+        A shortfall of a twentieth is let pass, and of a quarter where the header tells only how long
+        the whole file is, which may be longer than its video.
+        """
+        is_mp4 = self._container.format.name.startswith("mov")
+        promised = len(self.stream.index_entries) if is_mp4 else self.stream.frames
+        found = len(self.index.stamps)
+        if found < promised * 0.95 - 1:
+            return f"{found} frames, {promised} promised by the header"
+        times = [pts for pts, _, _ in self.index.stamps if pts is not None]
+        if times and self.stream.time_base:
+            lasts = float((max(times) - min(times)) * self.stream.time_base)
+            if lasts < self.duration * (0.95 if self.stream.duration else 0.75) - 1:
+                return f"{lasts:.1f} s, {self.duration:.1f} s promised by the header"
+        return ""
+
     def read(self, start: int, stop: int) -> Iterator[tuple[int, av.Packet]]:
         """Packets `start` to `stop - 1` with their numbers, or from an earlier one on."""
         if self._kept is not None:

@@ -104,9 +104,9 @@ class Video:
         return count
 
     @property
-    def num_promised(self) -> int:
-        """Frames that the header promises; 0 where it does not tell."""
-        return self._file.stream.frames
+    def lack(self) -> str:
+        """What the header promises and the file does not hold, in words; empty if nothing."""
+        return self._file.lack
 
     @functools.cached_property
     def info(self) -> VideoInfo:

@@ -93,7 +93,7 @@ class _Pool(Generic[Item, Result]):
     def run(self, item: Item) -> Result | UserError:
         """The outcome of an item that has the pool to itself.
 
-        One item's crash takes the others in a pool along; alone, each tells whether it was that one.
+        One item's crash takes the others in a pool along; alone, each tells whether it was it.
         """
         try:
             return self.submit(item).result()

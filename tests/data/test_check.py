@@ -13,10 +13,20 @@ def root(tmp_path_factory):
     broken = bytearray(good)
     for place in range(len(good) // 2, len(good) // 2 + 900, 3):
         broken[place] ^= 0x55
+    avi = videos.encode(frames, *videos.ENCODINGS["avi-mpeg4"])
+    # Long enough for its length to tell: its header has no count of frames.
+    slow = [100 * number for number in range(60)]
+    webm = videos.encode(frames, *videos.ENCODINGS["webm-vp9"], pts=slow)
     files = {
         "good.mp4": good,
-        "good.avi": videos.encode(frames, *videos.ENCODINGS["avi-mpeg4"]),
-        "good.webm": videos.encode(frames, *videos.ENCODINGS["webm-vp9"]),
+        "good.avi": avi,
+        "good.webm": webm,
+        "sound.webm": videos.encode(
+            frames, "webm", "libvpx-vp9", videos.ENCODINGS["webm-vp9"][2], audio="libopus"
+        ),
+        "hidden.mp4": videos.encode(frames, pts=[40 * (n - 20) for n in range(60)]),
+        "cut.webm": webm[: len(webm) * 6 // 10],
+        "cut.avi": avi[: len(avi) * 6 // 10],
         "cut.mp4": good[: len(good) * 6 // 10],
         "headless.mp4": videos.encode(frames)[:3000],
         "broken.mp4": bytes(broken),
@@ -29,7 +39,10 @@ def root(tmp_path_factory):
     return folder
 
 
+GOOD = ["good.mp4", "good.avi", "good.webm", "sound.webm", "hidden.mp4"]
 REASONS = {
+    "cut.webm": r"truncated: \d\.\d s, [56]\.\d s promised by the header",
+    "cut.avi": r"truncated: \d\d frames, 60 promised by the header",
     "cut.mp4": r"truncated: \d\d frames, 60 promised by the header",
     "headless.mp4": "not readable as a video",
     "broken.mp4": r"\d+ of 60 frames cannot be decoded without errors",
@@ -41,7 +54,7 @@ REASONS = {
 
 
 def test_every_odd_video_is_named_with_its_reason(root):
-    paths = ["good.mp4", "good.avi", "good.webm", *REASONS]
+    paths = [*GOOD, *REASONS]
     done = []
     found = dict(check.check(paths, root, 2, done.append))
     assert sum(done) == len(paths)

@@ -55,7 +55,7 @@ def encode(
     pts: Sequence[int] | None = None,
     time_base: Fraction = Fraction(1, 1000),
     container_options: dict[str, str] | None = None,
-    audio: bool = False,
+    audio: str = "",
     rotation: int = 0,
 ) -> bytes:
     """The bytes of a video file; `pts` in units of `time_base`, by default 25 frames a second."""
@@ -69,7 +69,7 @@ def encode(
             stream.set_display_rotation(rotation)
         if pts is not None:
             stream.codec_context.time_base = time_base
-        sound = out.add_stream("aac", rate=8000) if audio else None
+        sound = out.add_stream(audio, rate=8000) if audio else None
         for number, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             if pts is not None:
