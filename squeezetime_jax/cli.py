@@ -15,7 +15,6 @@ from squeezetime_jax.errors import UserError
 
 if TYPE_CHECKING:
     from squeezetime_jax.evaluation.predict_command import Choices
-    from squeezetime_jax.model.squeezetime import SqueezeTime
 
 Run = Callable[[argparse.Namespace], int | None]
 _SUBCOMMANDS: dict[
@@ -157,6 +156,7 @@ _PROCESSES = (
     *_PROCESSES,
 )
 def _train(args: argparse.Namespace) -> int:
+    from squeezetime_jax.experiment import run_experiment
     from squeezetime_jax.training import config, devices, loop
 
     devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
@@ -169,42 +169,6 @@ def _train(args: argparse.Namespace) -> int:
         print(f"squeezetime train: {stopped}", file=sys.stderr)
         return 128 + signal.SIGTERM
     return 0
-
-
-def run_experiment(fields: Any, workdir: Path) -> Any:
-    """Open an experiment's videos and train on them, evaluating on the way.
-
-    Args:
-      fields: what `training.config.read` gives.
-      workdir: the run's directory.
-
-    Returns:
-      `training.run.Result`.
-    """
-    from squeezetime_jax.evaluation import recognize
-    from squeezetime_jax.training import config, devices, run, videos
-
-    sources = videos.open_sources(config.parse_data(fields), workdir / "videos")
-    config.fill_in(fields, len(sources.train), sources.num_classes)
-    experiment = config.parse(fields)
-    mesh = devices.data_mesh()
-
-    def evaluate(model: "SqueezeTime") -> dict[str, float]:
-        return recognize.evaluate(
-            model,
-            sources.test,
-            videos.view_protocol(experiment),
-            mesh=mesh,
-            batch_size=experiment.evaluation.batch_size,
-            workers=experiment.data.workers,
-        )
-
-    return run.train(
-        experiment,
-        workdir,
-        videos.TrainingVideos(experiment, sources.train, mesh),
-        evaluate if sources.test is not None else None,
-    )
 
 
 @_subcommand(
@@ -254,6 +218,49 @@ def _choices(args: argparse.Namespace) -> "Choices":
         size=args.size,
         frame_interval=args.frame_interval,
     )
+
+
+@_subcommand(
+    "Measure a checkpoint's accuracy on labelled videos, each counted once on any devices.",
+    "squeezetime eval --config configs/k400.py --checkpoint k400.pth --views 10x3",
+    _arg("--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"),
+    _arg("--config", metavar="FILE[:VARIANT]", help="its test videos and views"),
+    _arg(
+        "--list",
+        metavar="FILE",
+        help="other videos: an annotation list, a folder per class, shards",
+    ),
+    _arg("--root", metavar="FOLDER", help="what the list's paths are relative to"),
+    _arg("--split", metavar="NAME", help="of shards"),
+    _arg("--views", metavar="CLIPSxCROPS", help="default: the config's; without one 10x3"),
+    _arg("--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"),
+    _arg("--batch-size", type=_positive, metavar="N", help="videos at once, on all devices"),
+    _arg("--workers", type=int, metavar="N", help="decoding processes; default: threads"),
+    _arg("--skip-unreadable", action="store_true", help="leave out and count unreadable videos"),
+    _arg("--json", action="store_true", help="one JSON object, for programs"),
+    _arg("--scores", metavar="FILE.npz", help="write every video's scores"),
+    _arg("--save", metavar="PICTURE", help="draw the confusion matrix"),
+    *_PROCESSES,
+)
+def _eval(args: argparse.Namespace) -> int:
+    from squeezetime_jax.eval import Request, evaluate
+    from squeezetime_jax.training import devices
+
+    devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
+    request = Request(
+        checkpoint=args.checkpoint,
+        config=[f"--config={args.config}", *args.fields] if args.config else (),
+        videos=args.list,
+        root=args.root,
+        split=args.split,
+        labels=args.labels,
+        views=args.views,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        skip_unreadable=args.skip_unreadable,
+    )
+    scores, save = (Path(path) if path else None for path in (args.scores, args.save))
+    return evaluate(request, as_json=args.json, scores=scores, save=save)
 
 
 @_subcommand(

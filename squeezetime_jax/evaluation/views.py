@@ -48,6 +48,18 @@ class Sampling:
     crop_size: int = 224
     frame_interval: int | None = 4
 
+    @classmethod
+    def of(cls, protocol: ViewProtocol) -> "Sampling":
+        """The sizes of a protocol, for another number of views."""
+        one_crop = protocol.num_crops == 1
+        return cls(
+            one_crop_side=(
+                protocol.short_side if one_crop else round(protocol.crop_size * 256 / 224)
+            ),
+            crop_size=protocol.crop_size,
+            frame_interval=protocol.frame_interval,
+        )
+
     def protocol(self, views: str, num_frames: int) -> ViewProtocol:
         """The protocol of "CLIPSxCROPS" views for a network of so many frames."""
         num_clips, num_crops = parse_views(views)
@@ -97,13 +109,8 @@ def sampling_of(checkpoint: str | os.PathLike[str], num_classes: int) -> Samplin
 
 def _sampling_of_run(config: dict[str, Any]) -> Sampling:
     evaluation, interval = config["evaluation"], config["data"]["frame_interval"]
-    size = int(evaluation["crop_size"])
-    one_crop = evaluation["num_crops"] == 1
-    return Sampling(
-        one_crop_side=int(evaluation["short_side"]) if one_crop else round(size * 256 / 224),
-        crop_size=size,
-        frame_interval=int(interval) or None,
-    )
+    sizes = {name: int(evaluation[name]) for name in ("num_crops", "short_side", "crop_size")}
+    return Sampling.of(ViewProtocol(num_clips=1, frame_interval=int(interval) or None, **sizes))
 
 
 class Scorer:
@@ -127,7 +134,7 @@ class Scorer:
         self._devices = mesh.size if mesh else 1
         self.everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
         self._state = jax.device_put(state, self.everywhere)
-        self._order = tuple(frame_order) if frame_order is not None else None
+        self._order = None if frame_order is None else jnp.asarray(frame_order)
 
     def scores(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n classes"]:
         """Mean over the views of the softmax.
@@ -148,15 +155,11 @@ class Scorer:
         network = _network(jax.default_backend())
         total: Array | None = None
         for start in range(0, num_views, chunk):
-            share = network(
-                *(self._graph, self._state, views, start),
-                chunk=chunk,
-                order=self._order,
-                what=what,
-            )
-            total = share if total is None else _add(total, share)
+            some = views if chunk == num_views else _take(views, start, chunk)
+            outputs = network(self._graph, self._state, some, self._order, what=what)
+            total = outputs if total is None else _add(total, outputs)
         assert total is not None
-        return total
+        return _divide(total, num_views)
 
     def _views_at_once(self, n: int, num_views: int) -> int:
         """The most views of each video whose clips one call takes; divides `num_views`."""
@@ -168,37 +171,37 @@ class Scorer:
 @functools.cache
 def _network(backend: str) -> Any:
     """The compiled network; every `Scorer` of the same sizes shares its programs."""
+    options = dict(inference_options())
     return jax.jit(
-        _share_of_views,
-        static_argnums=0,
-        static_argnames=("chunk", "order", "what"),
-        compiler_options=dict(inference_options()),
+        _sum_over_views, static_argnums=0, static_argnames="what", compiler_options=options
     )
 
 
-def _share_of_views(
+def _sum_over_views(
     graph: Any,
     state: Any,
     views: UInt8[Array, "n views t h w 3"],
-    start: Int[Array, ""],
+    order: Int[Array, " t"] | None,
     *,
-    chunk: int,
-    order: tuple[int, ...] | None,
     what: Literal["scores", "features"],
 ) -> Float[Array, "n outputs"]:
-    """What `chunk` of the views, from `start` on, add to the mean over all views."""
     model = nnx.merge(graph, state)
     n, num_views = views.shape[:2]
-    clips = jax.lax.dynamic_slice_in_dim(views, start, chunk, axis=1)
-    clips = clips.reshape(n * chunk, *views.shape[2:])
+    clips = views.reshape(n * num_views, *views.shape[2:])
     if order is not None:
-        clips = clips[:, jnp.asarray(order)]
+        clips = clips[:, order]
     clips = normalise(clips, model.config.param_dtype)
     if what == "scores":
         outputs = jax.nn.softmax(model(clips))
     else:
         outputs = jnp.mean(model.features(clips), (1, 2)).astype(model.config.param_dtype)
-    return outputs.reshape(n, chunk, -1).sum(axis=1) / num_views
+    return outputs.reshape(n, num_views, -1).sum(axis=1)
 
 
 _add = jax.jit(jnp.add)
+_divide = jax.jit(jnp.divide)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _take(views: Array, start: Array, count: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(views, start, count, axis=1)

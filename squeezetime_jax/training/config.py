@@ -105,6 +105,23 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """What others report for the experiment, for an evaluation to be compared with.
+
+    Attributes:
+      views: of the reported figures, such as "10x3".
+      top1: share in [0, 1]; 0: nothing is reported.
+      top5: likewise.
+      source: where it is reported, such as "released weights" or "paper, Table 7".
+    """
+
+    views: str = ""
+    top1: float = 0.0
+    top5: float = 0.0
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """What does not touch the result, and may differ when a run is taken up again.
 
@@ -142,6 +159,7 @@ class Experiment:
       augmentation: what happens to training clips.
       optimizer: how the weights move.
       evaluation: how test videos are scored on the way.
+      published: figures to compare with.
       run: what does not touch the result.
     """
 
@@ -154,6 +172,7 @@ class Experiment:
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimizer: Recipe = dataclasses.field(default_factory=Recipe)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    published: Published = dataclasses.field(default_factory=Published)
     run: Run = dataclasses.field(default_factory=Run)
 
 
@@ -339,9 +358,9 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
 
 
 def differences(mine: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> list[str]:
-    """Fields that differ, as `name: other's value -> my value`, leaving out `run`."""
+    """Fields that differ, as `name: other's value -> my value`, but for what touches no result."""
     found = []
-    for name in sorted({*mine, *other} - ({"run"} if not path else set())):
+    for name in sorted({*mine, *other} - ({"run", "published"} if not path else set())):
         a, b = mine.get(name), other.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{path}{name}.")
