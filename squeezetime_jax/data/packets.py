@@ -124,7 +124,7 @@ class PacketFile:
     def lack(self) -> str:
         """What the header promises and the file does not hold; empty where nothing is missing.
 
-        A shortfall of a twentieth is let pass, and of a quarter where the header tells only how long
+        A shortfall of a twentieth is let pass; of a quarter where the header tells only how long
         the whole file is, which may be longer than its video.
         """
         is_mp4 = self._container.format.name.startswith("mov")

@@ -29,8 +29,8 @@ DATASET_NAME = "prepared"
 VERSION = "1.0.0"
 
 _H264 = {
-    "preset": "medium",
-    "crf": "20",
+    "preset": "faster",
+    "crf": "19",
     "tune": "fastdecode",
     "g": "32",
     "bf": "3",
