@@ -17,7 +17,12 @@ from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.inert_pickle import Inert
 from squeezetime_jax.checkpoint.report import Report, grouped, listed
 from squeezetime_jax.checkpoint.stem import is_stem, resample_stem
-from squeezetime_jax.checkpoint.torch_file import StoredTensor, TorchFile, write_torch_file
+from squeezetime_jax.checkpoint.torch_file import (
+    MAX_CLAIM,
+    StoredTensor,
+    TorchFile,
+    write_torch_file,
+)
 from squeezetime_jax.checkpoint.torch_names import (
     COUNTER,
     HEAD,
@@ -359,6 +364,12 @@ def _state_dict(file: TorchFile) -> tuple[dict[str, StoredTensor], dict[str, str
             tensors[str(name)] = value
         else:
             left_out[str(name)] = f"{_kind(value)}, not a plain tensor"
+    claimed = sum(tensor.nbytes for tensor in tensors.values())
+    if claimed > MAX_CLAIM * file.size:
+        raise CheckpointError(
+            f"{file.path}: damaged: its weights share storage and claim {claimed:,} bytes of "
+            f"{file.size:,}; save the state dict's clones"
+        )
     if not tensors:
         raise CheckpointError(
             f"{file.path}: no tensors in it, or under 'state_dict' or 'model'; its entries are "

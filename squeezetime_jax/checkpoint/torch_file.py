@@ -10,6 +10,7 @@ import math
 import os
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ _STORAGE_OF_DTYPE = {dtype: f"{name}Storage" for name, dtype in _DTYPES.items()}
 
 _MAX_PICKLE_BYTES = 64 * 2**20
 _MAX_NDIM = 8
-_MAX_CLAIM = 4  # times the file's size: what all its tensors together may unfold to
+MAX_CLAIM = 4  # times the file's size: what all its tensors together may unfold to
 _ALIGNMENT = 64  # PyTorch's, so that a mapped file gives aligned tensors
 
 
@@ -64,12 +65,18 @@ class StoredTensor:
     _offset: int  # elements, as are the strides
     _strides: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor takes in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 class TorchFile:
     """A `.pth` file, opened: `contents` is there at once, tensors are read when asked for.
 
     Attributes:
       path: the file.
+      size: its size in bytes.
       contents: what `torch.load` would return, as plain `dict`, `list`, `tuple`, numbers and
         text; a tensor is a `StoredTensor`, anything else an `inert_pickle.Inert`.
 
@@ -81,7 +88,9 @@ class TorchFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._archive = Archive(path)
         self.path = self._archive.path
+        self.size = self._archive.size
         self._storages: dict[str, np.ndarray] = {}
+        self._views: Counter[str] = Counter()  # tensors of each storage
         self._claimed = 0
         try:
             self._prefix = self._find_prefix()
@@ -103,7 +112,7 @@ class TorchFile:
         self._archive.close()
 
     def read(self, tensor: StoredTensor) -> np.ndarray:
-        """Read one tensor: a read-only view of its storage, which is read once and checked.
+        """Read one tensor, its checksum compared: a read-only view of its storage.
 
         Raises:
           CheckpointError: the storage's bytes fail their checksum or are not there.
@@ -111,7 +120,8 @@ class TorchFile:
         raw = self._storages.get(tensor._key)
         if raw is None:
             raw = self._archive.read(f"{self._prefix}data/{tensor._key}")
-            self._storages[tensor._key] = raw
+            if raw.nbytes > tensor.nbytes or self._views[tensor._key] > 1:
+                self._storages[tensor._key] = raw  # other tensors may be views of it
         itemsize = tensor.dtype.itemsize
         view = np.ndarray(
             tensor.shape,
@@ -204,10 +214,12 @@ class TorchFile:
                 f"at odds with the archive: a tensor of shape {shape} and stride {strides} claims "
                 f"more than its storage's {storage.numel} elements"
             )
-        self._claimed += numel * storage.dtype.itemsize
-        if self._claimed > _MAX_CLAIM * self._archive.size:
+        tensor = StoredTensor(shape, storage.dtype, storage.key, offset, strides)
+        self._views[storage.key] += 1
+        self._claimed += tensor.nbytes
+        if self._claimed > MAX_CLAIM * self.size:
             raise PickleError("at odds with the archive: its tensors claim several times the file")
-        return StoredTensor(shape, storage.dtype, storage.key, offset, strides)
+        return tensor
 
 
 def _ordered_dict(args: tuple[Any, ...]) -> dict | Inert:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hostile_files import around, storage_id, tensor, text
 
 import squeezetime_jax as st
 from squeezetime_jax import SqueezeTimeConfig
@@ -252,6 +253,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         write_torch_file(tmp_path / "a.pth", contents)
         with pytest.raises(CheckpointError, match=words):
             st.load(tmp_path / "a.pth")
+
+
+def test_weights_may_not_share_storage_without_end(tmp_path: Path) -> None:
+    names = b"".join(text(f"layer1.{i}.w") + b"h\x07" for i in range(30))
+    shared = tensor((1000,), (1,), storage=storage_id(numel=1000)) + b"q\x070"
+    (tmp_path / "a.pth").write_bytes(
+        around(b"\x80\x02" + shared + b"}(" + names + b"u.", bytes(4000))
+    )
+    with pytest.raises(CheckpointError, match="share storage and claim 120,000 bytes"):
+        st.load(tmp_path / "a.pth")
 
 
 def test_unknown_fields_are_refused(tiny: StateDict) -> None:
