@@ -23,6 +23,10 @@ _GREY = (0.2989, 0.587, 0.114)
 # mmaction2 turns its hue parameter into `parameter * 255` steps on OpenCV's circle of 180 steps.
 _SEXTANTS_PER_HUE = 255 / 180 * 6
 
+# Red, green and blue by themselves, each (n, t, h, w): XLA does not vectorise arithmetic on
+# interleaved colours.
+Planes = Sequence[Array]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -132,7 +136,8 @@ def normalise(
     clips: UInt8[Array, "*n h w 3"], dtype: jnp.dtype | type = jnp.float32
 ) -> Float[Array, "*n h w 3"]:
     """Clips as the network wants them: `(value - mean) / deviation` per colour."""
-    return _normalised(clips.astype(jnp.float32)).astype(dtype)
+    scale = 1 / jnp.asarray(STD, jnp.float32)
+    return ((clips.astype(jnp.float32) - jnp.asarray(MEAN, jnp.float32)) * scale).astype(dtype)
 
 
 def draw(key: PRNGKeyArray, shape: Sequence[int], augmentation: Augmentation) -> Draws:
@@ -153,15 +158,18 @@ def apply(
 
     `augmentation` only says which steps can be left out of the program.
     """
+    planes: Planes = [clips[..., colour] for colour in range(3)]
     if augmentation.flip:
-        clips = jnp.where(_per_clip(draws.flip), clips[:, :, :, ::-1], clips)
-    pixels = clips.astype(jnp.float32)
+        planes = [jnp.where(_per_clip(draws.flip), p[..., ::-1], p) for p in planes]
+    planes = [p.astype(jnp.float32) for p in planes]
     if augmentation.changes_colour:
-        pixels = _jitter(pixels, draws, augmentation.hue > 0)
+        planes = _jitter(planes, draws, augmentation.hue > 0)
     if augmentation.erase:
-        noise = _noise(draws.noise_seed, pixels.shape)
-        pixels = jnp.where(_inside(draws.box, pixels.shape), noise, pixels)
-    return _normalised(pixels).astype(dtype)
+        inside = _inside(draws.box, clips.shape)
+        noise = _noise(draws.noise_seed, clips.shape)
+        planes = [jnp.where(inside, n, p) for n, p in zip(noise, planes, strict=True)]
+    planes = [(p - mean) * (1 / std) for p, mean, std in zip(planes, MEAN, STD, strict=True)]
+    return jnp.stack(planes, axis=-1).astype(dtype)
 
 
 def _draw_clip(
@@ -205,20 +213,23 @@ def _draw_box(
 
 
 def _per_clip(values: Array) -> Array:
-    return values[:, None, None, None, None]
+    return values[:, None, None, None]
 
 
-def _normalised(pixels: Array) -> Array:
-    mean, std = jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32)
-    return (pixels - mean) * (1 / std)
+def _grey(planes: Planes) -> Array:
+    red, green, blue = planes
+    return _GREY[0] * red + _GREY[1] * green + _GREY[2] * blue
 
 
-def _grey(pixels: Array) -> Array:
-    """(..., 3) -> (..., 1)"""
-    return pixels[..., :1] * _GREY[0] + pixels[..., 1:2] * _GREY[1] + pixels[..., 2:] * _GREY[2]
+def _mean_of_frames(plane: Float[Array, "n t h w"]) -> Float[Array, "n t 1 1"]:
+    # As a product with ones: XLA would compute what goes into a sum without vector instructions.
+    n, t, h, w = plane.shape
+    ones = jnp.full(h * w, 1 / (h * w), plane.dtype)
+    mean = jnp.matmul(plane.reshape(n * t, h * w), ones, precision=jax.lax.Precision.HIGHEST)
+    return mean.reshape(n, t, 1, 1)
 
 
-def _jitter(pixels: Array, draws: Draws, hue_shifts: bool) -> Array:
+def _jitter(planes: Planes, draws: Draws, hue_shifts: bool) -> Planes:
     """Brightness, contrast, saturation and hue.
 
     Contrast needs the mean grey of what it is applied to. One pass takes it, of the frames as they
@@ -227,36 +238,39 @@ def _jitter(pixels: Array, draws: Draws, hue_shifts: bool) -> Array:
     """
     factors = (draws.brightness, draws.contrast, draws.saturation)
     if not hue_shifts:
-        mean = _grey(pixels).mean((2, 3), keepdims=True)
-        return jnp.clip(_linear(pixels, factors, mean), 0.0, 255.0)
+        return _clipped(_linear(planes, factors, _mean_of_frames(_grey(planes))))
     is_before = draws.before_hue.T
     before = [jnp.where(b, f, 1.0) for b, f in zip(is_before, factors, strict=True)]
     after = [jnp.where(b, 1.0, f) for b, f in zip(is_before, factors, strict=True)]
     others = (before[0], jnp.ones_like(draws.contrast), before[2])
-    without_contrast = _linear(pixels, others, jnp.zeros(()))
-    measured = jnp.where(_per_clip(is_before[1]), pixels, _shift_hue(without_contrast, draws.hue))
-    mean = _grey(measured).mean((2, 3), keepdims=True)
-    pixels = _shift_hue(_linear(pixels, before, mean), draws.hue)
-    return jnp.clip(_linear(pixels, after, mean), 0.0, 255.0)
+    without_contrast = _shift_hue(_linear(planes, others, jnp.zeros(())), draws.hue)
+    measured = jnp.where(_per_clip(is_before[1]), _grey(planes), _grey(without_contrast))
+    mean = _mean_of_frames(measured)
+    planes = _shift_hue(_linear(planes, before, mean), draws.hue)
+    return _clipped(_linear(planes, after, mean))
 
 
-def _linear(pixels: Array, factors: Sequence[Array], mean: Array) -> Array:
+def _clipped(planes: Planes) -> Planes:
+    return [jnp.clip(p, 0.0, 255.0) for p in planes]
+
+
+def _linear(planes: Planes, factors: Sequence[Array], mean: Array) -> Planes:
     """Brightness, contrast and saturation; they commute. `mean` is each frame's mean grey."""
     brightness, contrast, saturation = map(_per_clip, factors)
-    mixed = saturation * pixels + (1 - saturation) * _grey(pixels)
+    grey = _grey(planes)
     # A grey's own grey is itself but for the weights' sum, 0.9999.
     mean = mean * (saturation + (1 - saturation) * sum(_GREY))
-    return brightness * (contrast * mixed + (1 - contrast) * mean)
+    shift = contrast * (1 - saturation) * grey + (1 - contrast) * mean
+    return [brightness * (contrast * saturation * p + shift) for p in planes]
 
 
-def _shift_hue(pixels: Array, sextants: Array) -> Array:
+def _shift_hue(planes: Planes, sextants: Float[Array, "n"]) -> Planes:
     """Turn the hue and keep HSV's saturation and value, without going through HSV.
 
     In HSV each colour is a trapezoid over the hue, `high - chroma * clip(min(k, 4 - k), 0, 1)`
     with `k = (n + hue) mod 6` and n = 5, 3, 1. Multiplied through by chroma, no division is left.
     """
-    pixels = jnp.clip(pixels, 0.0, 255.0)
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    red, green, blue = _clipped(planes)
     high = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = high - jnp.minimum(jnp.minimum(red, green), blue)
     hue = jnp.where(  # times chroma, in [-1, 5] * chroma
@@ -266,21 +280,21 @@ def _shift_hue(pixels: Array, sextants: Array) -> Array:
     )
 
     def colour(n: float) -> Array:
-        k = hue + ((n + sextants) % 6)[:, None, None, None] * chroma  # in [-1, 11] * chroma
+        k = hue + _per_clip((n + sextants) % 6) * chroma  # in [-1, 11] * chroma
         k = jnp.where(k < 0, k + 6 * chroma, jnp.where(k > 6 * chroma, k - 6 * chroma, k))
         return high - jnp.clip(jnp.minimum(k, 4 * chroma - k), 0.0, chroma)
 
-    return jnp.stack([colour(5.0), colour(3.0), colour(1.0)], axis=-1)
+    return [colour(5.0), colour(3.0), colour(1.0)]
 
 
-def _inside(box: Int[Array, "n 4"], shape: Sequence[int]) -> Bool[Array, "n 1 h w 1"]:
+def _inside(box: Int[Array, "n 4"], shape: Sequence[int]) -> Bool[Array, "n 1 h w"]:
     rows, columns = jnp.arange(shape[2])[None, :, None], jnp.arange(shape[3])[None, None, :]
     top, left, height, width = (box[:, i, None, None] for i in range(4))
     inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
-    return inside[:, None, :, :, None]
+    return inside[:, None]
 
 
-def _noise(seeds: UInt32[Array, "n"], shape: Sequence[int]) -> Float[Array, "n t h w 3"]:
+def _noise(seeds: UInt32[Array, "n"], shape: Sequence[int]) -> Planes:
     """Uniform whole numbers 0..255 for every value of every clip.
 
     A multiplicative hash of the pixel's number, one for its three colours: the fill of a rectangle
@@ -289,9 +303,7 @@ def _noise(seeds: UInt32[Array, "n"], shape: Sequence[int]) -> Float[Array, "n t
     """
     _, t, h, w, _ = shape
     place = jax.lax.iota(jnp.uint32, t * h * w).reshape(1, t, h, w)
-    x = place * jnp.uint32(0x9E3779B9) ^ seeds[:, None, None, None]
+    x = place * jnp.uint32(0x9E3779B9) ^ _per_clip(seeds)
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         x = (x ^ (x >> shift)) * jnp.uint32(factor)
-    x = x ^ (x >> 15)
-    colours = [(x >> shift) & 0xFF for shift in (0, 8, 16)]
-    return jnp.stack(colours, axis=-1).astype(jnp.float32)
+    return [((x >> shift) & 0xFF).astype(jnp.float32) for shift in (24, 16, 8)]

@@ -90,7 +90,8 @@ def test_without_hue_nothing_is_clipped_in_between(clips):
 def test_the_hue_shift_is_that_of_hsv(sextants):
     levels = np.array([0, 1, 128, 254, 255], np.float32)
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, 1, 25, 5, 3)
-    found = lib._shift_hue(jnp.asarray(colours), jnp.array([sextants]))
+    planes = [jnp.asarray(colours[..., i]) for i in range(3)]
+    found = np.stack(lib._shift_hue(planes, jnp.array([sextants])), -1)
     wanted = hue_shifted(colours[0, 0].astype(np.float64), sextants)
     np.testing.assert_allclose(found[0, 0], wanted, atol=1e-3)
 
@@ -193,7 +194,7 @@ def test_rectangles_have_the_recipes_distribution(many):
 
 
 def test_noise_is_uniform_and_fresh_everywhere():
-    noise = np.asarray(lib._noise(jnp.array([7, 8], jnp.uint32), (2, 8, 64, 64, 3)))
+    noise = np.stack(lib._noise(jnp.array([7, 8], jnp.uint32), (2, 8, 64, 64, 3)), -1)
     counts = np.bincount(noise.astype(int).ravel(), minlength=256)
     expected = noise.size / 256
     assert counts.size == 256
