@@ -250,6 +250,22 @@ def test_packets_that_add_up_to_many_times_the_file_are_refused(pictures):
         Video(bytes(data), "bomb.mp4").frames([0])
 
 
+def test_a_table_that_counts_millions_of_samples_is_refused(pictures, tmp_path):
+    data = videos.encode(pictures, options={"bf": "0"})
+    samples = (20_000_000).to_bytes(4)
+    bomb = videos.replaced(data, data.index(b"stsz") + 8, (1).to_bytes(4) + samples)
+    for box, offset in ((b"stsc", 16), (b"stts", 12)):
+        bomb = videos.replaced(bomb, bomb.index(box) + offset, samples)
+    (tmp_path / "bomb.mp4").write_bytes(bomb)
+    for source in (bomb, tmp_path / "bomb.mp4"):
+        with pytest.raises(VideoError, match="more than the file can hold"):
+            Video(source)
+    pieces = videos.encode(pictures, container_options={"movflags": "frag_keyframe+empty_moov"})
+    assert_reads_as_plainly(pieces)
+    with pytest.raises(VideoError, match="more than the file can hold"):
+        Video(videos.replaced(pieces, pieces.index(b"trun") + 8, samples))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"#EXTM3U\n#EXTINF:9,\n/etc/passwd\n", b"\x89PNG\r\n\x1a\n"]
 )
