@@ -208,8 +208,9 @@ class Video:
                     yield number, frame
 
     def _count_to(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        chosen = set(wanted)
         for number, frame in self._decode_numbered():
-            if number in wanted:
+            if number in chosen:
                 yield number, frame
             if number >= wanted[-1]:
                 return
