@@ -44,6 +44,17 @@ def test_frame_k_by_seeking_is_frame_k_from_the_start(encoded):
     np.testing.assert_array_equal(np.stack(list(video.stream(encoded))), expected)
 
 
+@pytest.mark.parametrize("name", ["mp4-h264", "webm-vp9", "mkv-av1"])
+def test_more_threads_decode_the_same(pictures, name):
+    data = videos.encode(pictures, *videos.ENCODINGS[name])
+    expected = videos.read_plainly(data)[[45, 3, 20]]
+    with Video(data, threads=3) as opened:
+        np.testing.assert_array_equal(opened.frames([45, 3, 20]), expected)
+    np.testing.assert_array_equal(
+        np.stack(list(video.stream(data, threads=3)))[[45, 3, 20]], expected
+    )
+
+
 def assert_reads_as_plainly(data, num_frames=NUM_FRAMES):
     expected = videos.read_plainly(data)
     assert len(expected) == num_frames
