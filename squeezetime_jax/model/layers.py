@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -31,7 +32,10 @@ def initialise(model: nnx.Module, rngs: nnx.Rngs) -> None:
     and cutting up takes a network of a hundred shapes from a minute to a second.
     """
     parameters = [variable for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))]
-    draws = {"std": jax.random.normal, "bound": partial(jax.random.uniform, minval=-1, maxval=1)}
+    draws: dict[str, Callable[..., Array]] = {
+        "std": jax.random.normal,
+        "bound": partial(jax.random.uniform, minval=-1, maxval=1),
+    }
     for scale, draw in draws.items():
         chosen = [p for p in parameters if scale in p.get_metadata()]
         ends = list(itertools.accumulate(math.prod(p.shape) for p in chosen))

@@ -107,27 +107,15 @@ class Stem(nnx.Module):
         return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
 
 
-class Halving(nnx.Module):
-    """What opens a block of stride 2: depthwise 2x2 convolution and batch norm."""
+class ConvNorm(nnx.Module):
+    """A convolution and its batch norm."""
 
-    def __init__(self, num_features: int, config: SqueezeTimeConfig):
-        self.conv = DepthwiseHalving(num_features, config)
+    def __init__(self, conv: Conv | DepthwiseHalving, num_features: int, config: SqueezeTimeConfig):
+        self.conv = conv
         self.norm = BatchNorm(num_features, config)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
-        """Halve both sides of the feature map."""
-        return self.norm(self.conv(x))
-
-
-class Projection(nnx.Module):
-    """The shortcut of a block that changes the number of channels: 1x1 convolution, batch norm."""
-
-    def __init__(self, in_features: int, out_features: int, config: SqueezeTimeConfig):
-        self.conv = Conv(in_features, out_features, 1, config)
-        self.norm = BatchNorm(out_features, config)
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w o"]:
-        """Change the number of channels."""
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n fh fw o"]:
+        """Convolve and normalise."""
         return self.norm(self.conv(x))
 
 
@@ -142,11 +130,12 @@ class Block(nnx.Module):
         is_first: bool,
         config: SqueezeTimeConfig,
     ):
-        self.halving = nnx.data(Halving(in_features, config) if stride == 2 else None)
-        projects = is_first and in_features != out_features
-        self.shortcut = nnx.data(
-            Projection(in_features, out_features, config) if projects else None
-        )
+        self.halving = self.shortcut = nnx.data(None)
+        if stride == 2:
+            self.halving = ConvNorm(DepthwiseHalving(in_features, config), in_features, config)
+        if is_first and in_features != out_features:
+            conv = Conv(in_features, out_features, 1, config)
+            self.shortcut = ConvNorm(conv, out_features, config)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n fh fw o"]:
         """Add the residual to the shortcut."""
