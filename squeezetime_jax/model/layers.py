@@ -41,9 +41,9 @@ def initialise(model: nnx.Module, rngs: nnx.Rngs) -> None:
         ends = list(itertools.accumulate(math.prod(p.shape) for p in chosen))
         if not chosen:
             continue
-        numbers = draw(rngs.params(), (ends[-1],), chosen[0].dtype)
-        if not isinstance(numbers, jax.core.Tracer):
-            numbers = np.asarray(numbers)  # NumPy cuts without compiling
+        drawn = draw(rngs.params(), (ends[-1],), chosen[0].dtype)
+        is_traced = isinstance(drawn, jax.core.Tracer)
+        numbers = drawn if is_traced else np.asarray(drawn)  # NumPy cuts without compiling
         for p, end in zip(chosen, ends, strict=True):
             values = numbers[end - math.prod(p.shape) : end].reshape(p.shape)
             p.set_value(jnp.asarray(values * np.asarray(p.get_metadata()[scale], p.dtype)))
