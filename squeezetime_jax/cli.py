@@ -64,6 +64,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @_subcommand(
+    "Make small videos, train on them, test, predict and write a report; minutes on a laptop.",
+    "squeezetime demo",
+    _arg("--workdir", default="squeezetime-demo", metavar="FOLDER", help="where everything goes"),
+    _arg("--config", default="demo", help=argparse.SUPPRESS),
+)
+def _demo(args: argparse.Namespace) -> int:
+    from squeezetime_jax.demo import demo
+
+    return demo(Path(args.workdir), args.fields)
+
+
+@_subcommand(
     "Convert weights between PyTorch's .pth and our checkpoint directory, in either direction.",
     "squeezetime convert released.pth weights/k400    # and back: weights/k400 mine.pth",
     _arg("source", help="a .pth file, a checkpoint directory or a run's --workdir"),

@@ -63,7 +63,7 @@ def draw_prediction(
       top: `{"index", "label", "score"}` of the best classes.
       importance: of each frame for the best class; see `explain.frame_importance`.
     """
-    figure = new_figure(12, 4.6)
+    figure = new_figure(12.0, 4.6)
     strip, below = np.asarray(figure.subfigures(2, 1, height_ratios=(1.15, 2)))
     strip.suptitle(title, fontsize=12)
     draw_filmstrip(strip.subplots(1, _shown(len(clip)).size), clip)
@@ -113,6 +113,32 @@ def draw_scores(axes: Axes, top: Sequence[Mapping[str, Any]], right: int | None 
         axes.text(score + 0.01, place, f"{100 * score:.1f} %", va="center", fontsize=9)
 
 
+def draw_gallery(
+    clips: UInt8[np.ndarray, "n t h w 3"],
+    tops: Sequence[Sequence[Mapping[str, Any]]],
+    labels: Sequence[int],
+    names: Sequence[str],
+) -> Figure:
+    """Videos as filmstrips, one below the other, their best classes beside.
+
+    Args:
+      clips: RGB frames, 0..255.
+      tops: `{"index", "label", "score"}` of each video's best classes.
+      labels: the right classes.
+      names: of the classes.
+    """
+    figure = new_figure(13.0, 1.5 * len(clips) + 0.3)
+    rows = np.atleast_1d(np.asarray(figure.subfigures(len(clips), 1)))
+    for row, clip, top, label in zip(rows, clips, tops, labels, strict=True):
+        strip, bars = np.asarray(row.subfigures(1, 2, width_ratios=(2.1, 1)))
+        strip.suptitle(names[label], fontsize=10, x=0.01, ha="left")
+        draw_filmstrip(strip.subplots(1, _shown(len(clip)).size), clip)
+        axes = bars.subplots()
+        draw_scores(axes, top, label)
+        axes.set(xlabel="", xticks=[])
+    return figure
+
+
 def draw_confusion(
     confusion: Int[np.ndarray, "classes classes"], names: Sequence[str] | None
 ) -> Figure:
@@ -153,7 +179,7 @@ def draw_focus_weights(
       labels: the class of each row.
       names: of the classes.
     """
-    figure = new_figure(12, 1.0 + 0.42 * len(names) * 2)
+    figure = new_figure(12.0, 1.0 + 0.42 * len(names) * 2)
     panels = figure.subplots(2, 2).ravel()
     for number, (axes, weights) in enumerate(zip(panels, stages, strict=True), 1):
         means = np.stack([weights[labels == k].mean(axis=0) for k in range(len(names))])
@@ -168,7 +194,7 @@ def draw_focus_weights(
 
 def draw_bars(values: Mapping[str, float], title: str, chance: float) -> Figure:
     """Accuracies, shares in [0, 1], under their names, with the level of chance."""
-    figure = new_figure(7, 3.2)
+    figure = new_figure(7.0, 3.2)
     axes = figure.subplots()
     places = np.arange(len(values))
     axes.bar(places, list(values.values()), color=_PLAIN, width=0.6)
