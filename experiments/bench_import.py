@@ -2,7 +2,7 @@
 
     python experiments/bench_import.py [--runs 11]
 
-Each import runs in a process of its own, in alternation; the medians and their ratio are printed.
+Each import runs in a process of its own, in alternation; medians and ratios are printed.
 """
 
 import argparse
@@ -10,13 +10,18 @@ import statistics
 import subprocess
 import sys
 
-MODULES = ("flax.nnx", "squeezetime_jax")
-CODE = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
+BASELINE = "import flax.nnx"
+STATEMENTS = (
+    BASELINE,
+    "import squeezetime_jax",
+    "from squeezetime_jax import SqueezeTime",
+)
+CODE = "import time; start = time.process_time(); {}; print(time.process_time() - start)"
 
 
-def seconds(module: str) -> float:
-    """Processor seconds of one import in a new process."""
-    command = [sys.executable, "-c", CODE.format(module)]
+def seconds(statement: str) -> float:
+    """Processor seconds of one statement in a new process."""
+    command = [sys.executable, "-c", CODE.format(statement)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -24,14 +29,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=11)
     runs = parser.parse_args().runs
-    times: dict[str, list[float]] = {module: [] for module in MODULES}
+    times: dict[str, list[float]] = {statement: [] for statement in STATEMENTS}
     for _ in range(runs):
-        for module in MODULES:
-            times[module].append(seconds(module))
-    medians = [statistics.median(times[module]) for module in MODULES]
-    for module, median in zip(MODULES, medians, strict=True):
-        print(f"{module:16} {median:.2f} s")
-    print(f"ratio            {medians[1] / medians[0]:.2f}")
+        for statement in STATEMENTS:
+            times[statement].append(seconds(statement))
+    baseline = statistics.median(times[BASELINE])
+    for statement in STATEMENTS:
+        median = statistics.median(times[statement])
+        print(f"{statement:40} {median:.2f} s  {median / baseline:.2f}x")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
 """SqueezeTime, a video-recognition network for phones, in JAX and Flax NNX.
 
-The network is imported with the package; what reads files or videos is imported on first use.
+Each name is imported on first use, so that what decodes videos need not load JAX.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
-from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.model.squeezetime import SqueezeTime
-
 if TYPE_CHECKING:
     from squeezetime_jax.checkpoint.convert import from_state_dict as from_state_dict
     from squeezetime_jax.checkpoint.store import load as load
     from squeezetime_jax.evaluation.predict import predict as predict
+    from squeezetime_jax.model.config import SqueezeTimeConfig as SqueezeTimeConfig
+    from squeezetime_jax.model.squeezetime import SqueezeTime as SqueezeTime
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "SqueezeTime": "squeezetime_jax.model.squeezetime",
+    "SqueezeTimeConfig": "squeezetime_jax.model.config",
     "from_state_dict": "squeezetime_jax.checkpoint.convert",
     "load": "squeezetime_jax.checkpoint.store",
     "predict": "squeezetime_jax.evaluation.predict",
 }
-__all__ = ["SqueezeTime", "SqueezeTimeConfig", *_HOME]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> object:
