@@ -44,6 +44,19 @@ def _positive(word: str) -> int:
     return int(word)
 
 
+def _usage(name: str, arguments: Sequence[tuple[tuple[str, ...], dict[str, Any]]]) -> str:
+    """One line: what has to be given, and that there is more, which is listed below it."""
+    words = []
+    for names, options in arguments:
+        metavar = options.get("metavar", names[0])
+        if not names[0].startswith("-"):
+            words.append(f"{metavar}..." if options.get("nargs") == "+" else metavar)
+        elif options.get("required"):
+            flag = "" if options.get("action") == "store_true" else f" {metavar}"
+            words.append(f"{names[0]}{flag}")
+    return " ".join(["squeezetime", name, *words, "[options]"])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="squeezetime", description="SqueezeTime in JAX: video recognition for phones."
@@ -54,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=summary,
+            usage=_usage(name, arguments),
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -313,6 +327,26 @@ def _features(args: argparse.Namespace) -> int:
     return write_features(args.videos, _choices(args), Path(args.out))
 
 
+@_subcommand(
+    "Print versions, devices, decoders and caches, and what is missing for which command.",
+    "squeezetime doctor      # put this into a bug report",
+)
+def _doctor(args: argparse.Namespace) -> int:
+    from squeezetime_jax.evaluation import doctor
+
+    lines, is_healthy = doctor.examine()
+    print("\n".join(lines))
+    print("all is well" if is_healthy else "lines that begin with ! need attention")
+    return 0 if is_healthy else 1
+
+
+def _quieten_orbax() -> None:
+    """Orbax warns, through absl, of files that it does not need."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
@@ -328,6 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [word for word in rest if word not in args.fields]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    _quieten_orbax()
     try:
         return args.run(args) or 0
     except UserError as error:

@@ -229,9 +229,10 @@ def _sections(
         ),
         Section(
             "It looks at time",
-            "The network folds time into channels, yet knows the order: shown the same frames"
-            " shuffled it falls towards chance, and shown them backwards it names the opposite"
-            f" motion for {100 * results.taken_for_partner():.1f} % of the videos.",
+            "The network folds time into channels. Whether it still knows their order shows when"
+            f" it gets the same frames shuffled ({percent['shuffled']} right) or backwards"
+            f" ({percent['reversed']} right; for {100 * results.taken_for_partner():.1f} % of the"
+            " videos it then names the opposite motion).",
             files["frame_order"],
             rows=[
                 ("top-1, one view", percent["one_view"]),

@@ -23,7 +23,7 @@ def expand(words: Sequence[str], standard_input: Iterable[str]) -> Iterator[str]
     that names nothing is passed on: reading it says so.
 
     Args:
-      words: files, folders (searched below too), patterns, or `-`.
+      words: files, folders (searched below too), patterns of either, or `-`.
       standard_input: lines, one path each.
 
     Raises:
@@ -35,10 +35,11 @@ def expand(words: Sequence[str], standard_input: Iterable[str]) -> Iterator[str]
         elif Path(word).is_dir():
             yield from _in_folder(Path(word))
         elif not Path(word).exists() and glob.has_magic(word):
-            found = sorted(path for path in glob.glob(word, recursive=True) if Path(path).is_file())
+            found = sorted(glob.glob(word, recursive=True))
             if not found:
-                raise UserError(f"{word}: no file fits the pattern; check it, quoted or not")
-            yield from found
+                raise UserError(f"{word}: no file fits the pattern; check it")
+            for path in found:
+                yield from _in_folder(Path(path)) if Path(path).is_dir() else [path]
         else:
             yield word
 

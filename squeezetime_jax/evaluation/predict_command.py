@@ -25,7 +25,7 @@ from squeezetime_jax.evaluation.predict import (
     top,
 )
 from squeezetime_jax.evaluation.views import PAPER, Sampling, Scorer, parse_views, sampling_of
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.model.squeezetime import MIN_SIDE, SqueezeTime
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,10 @@ class Choices:
           UserError: the checkpoint cannot be loaded, or the views are not understood.
         """
         parse_views(self.views)  # before seconds are spent on the network
+        if self.size is not None and self.size < MIN_SIDE:
+            raise UserError(
+                f"size: found {self.size} pixels; the network takes at least {MIN_SIDE}"
+            )
         use_compilation_cache()
         model = load(self.checkpoint)
         sampling = self.sampling(model.config.num_classes)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
@@ -152,11 +152,13 @@ class Scorer:
         n, num_views = views.shape[:2]
         chunk = self._views_at_once(n, num_views)
         views = jnp.asarray(views)
+        if self._order is not None:
+            views = _reorder(views, self._order)
         network = _network(jax.default_backend())
         total: Array | None = None
         for start in range(0, num_views, chunk):
             some = views if chunk == num_views else _take(views, start, chunk)
-            outputs = network(self._graph, self._state, some, self._order, what=what)
+            outputs = network(self._graph, self._state, some, what=what)
             total = outputs if total is None else _add(total, outputs)
         assert total is not None
         return _divide(total, num_views)
@@ -181,15 +183,12 @@ def _sum_over_views(
     graph: Any,
     state: Any,
     views: UInt8[Array, "n views t h w 3"],
-    order: Int[Array, " t"] | None,
     *,
     what: Literal["scores", "features"],
 ) -> Float[Array, "n outputs"]:
     model = nnx.merge(graph, state)
     n, num_views = views.shape[:2]
     clips = views.reshape(n * num_views, *views.shape[2:])
-    if order is not None:
-        clips = clips[:, order]
     clips = normalise(clips, model.config.param_dtype)
     if what == "scores":
         outputs = jax.nn.softmax(model(clips))
@@ -200,6 +199,7 @@ def _sum_over_views(
 
 _add = jax.jit(jnp.add)
 _divide = jax.jit(jnp.divide)
+_reorder = jax.jit(lambda views, order: views[:, :, order])
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.experimental import multihost_utils
@@ -29,6 +29,7 @@ class Preempted(UserError):
     """The run was asked to stop, and has saved where it stands."""
 
 
+@runtime_checkable
 class Checkpoints(Protocol):
     """Where the loop saves to."""
 

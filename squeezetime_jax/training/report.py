@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -21,6 +21,7 @@ METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 
 
+@runtime_checkable
 class Report(Protocol):
     """Somebody who listens to a run."""
 

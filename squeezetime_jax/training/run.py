@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ ENVIRONMENT = "environment.json"
 EvaluateModel = Callable[[SqueezeTime], dict[str, float]]
 
 
+@runtime_checkable
 class TrainingData(Protocol):
     """The training videos as batches on the devices."""
 
