@@ -195,7 +195,7 @@ def check_variant(variant: str, *known: str) -> None:
         raise UserError(f"config: no variant {variant!r}; known are {', '.join(known)}")
 
 
-def parse(config: Mapping[str, Any]) -> Experiment:
+def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Experiment:
     """Check a config and freeze it.
 
     Raises:
@@ -212,7 +212,7 @@ def parse(config: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def parse_data(config: Mapping[str, Any]) -> Data:
+def parse_data(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Data:
     """Check and freeze the `data` section alone, for what depends on the data to be filled in."""
     return _build(Data, _plain(config)["data"], "data.")
 

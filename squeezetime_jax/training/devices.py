@@ -1,6 +1,8 @@
 """Which devices a run uses, and how several hosts find each other."""
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,6 +113,27 @@ def check_batch_on(mesh: Mesh, batch_size: int) -> None:
             f"batch_size is {batch_size}, which {devices} devices cannot share evenly; "
             f"choose {nearest}"
         )
+
+
+_COLLECTIVE = re.compile(
+    r"= (\(.*?\)|\S+) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"(pred|bf16|[suf]\d+)\[([\d,]*)\]")
+
+
+def collective_bytes(program: str) -> int:
+    """Bytes that the collectives of a compiled program yield on each device.
+
+    Args:
+      program: the text of the compiled program (`compiled.as_text()`).
+    """
+    total = 0
+    for collective in _COLLECTIVE.finditer(program):
+        for kind, shape in _ARRAY.findall(collective[1]):
+            bits = 8 if kind == "pred" else int(re.sub(r"\D", "", kind))
+            total += bits // 8 * math.prod(int(n) for n in shape.split(",") if n)
+    return total
 
 
 def is_main() -> bool:

@@ -140,7 +140,7 @@ class Window:
 
     def progress(self) -> dict[str, Any]:
         """What `Window` is made from again."""
-        return {"sums": self.sums, "steps": self.steps}
+        return {"sums": dict(self.sums), "steps": self.steps}
 
     def add(self, values: Mapping[str, float]) -> None:
         """Count one step in."""

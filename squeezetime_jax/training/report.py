@@ -237,7 +237,7 @@ class _Rate:
         return f"{rate:.1f} clips/s  {duration(left)} left"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds as a person reads them: 42 s, 3 min 05 s, 2 h 10 min."""
     seconds = round(seconds)
     if seconds < 60:

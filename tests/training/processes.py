@@ -1,0 +1,39 @@
+"""The tiny experiment in processes of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = Path(__file__).with_name("tiny.py")
+FAST_TO_COMPILE = "--xla_backend_optimization_level=1"
+
+
+def start(*arguments: object, num_devices: int = 1, **environment: str) -> subprocess.Popen:
+    """Start `tiny.py`; its output is a pipe."""
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(num_devices),
+        "XLA_FLAGS": FAST_TO_COMPILE,
+    }
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *map(str, arguments)],
+        env={**os.environ, **settings, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit status, output and errors."""
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
