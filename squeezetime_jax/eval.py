@@ -116,15 +116,24 @@ def _open(request: Request) -> tuple[Experiment | None, Source]:
         raise UserError("no videos are given; wanted --config FILE, or --list LIST (and --root)")
     else:
         folder = _run_folder(request.checkpoint) / "videos"
-        source = videos.open_sources(config.parse_data(fields), folder).test
-        if source is None:
-            raise UserError(
-                "config: data.test is empty; give --config.data.test=LIST_OR_FOLDER or --list"
-            )
+        source = _test_videos(config.parse_data(fields), folder)
     if fields is None:
         return None, source
     config.fill_in(fields, len(source), source.num_classes)
     return config.parse(fields), source
+
+
+def _test_videos(data: config.Data, folder: Path) -> Source:
+    """The config's test videos alone: the training videos need not be on this machine."""
+    if data.train != videos.MOTION:
+        if not data.test:
+            raise UserError(
+                "config: data.test is empty; give --config.data.test=LIST_OR_FOLDER or --list"
+            )
+        root, split = data.test_root or data.root, data.test_split
+        data = dataclasses.replace(data, train=data.test, root=root, train_split=split, test="")
+    sources = videos.open_sources(data, folder)
+    return sources.test or sources.train
 
 
 def _run_folder(checkpoint: str) -> Path:
