@@ -1,12 +1,16 @@
 """The embedded data set: small encoded videos whose class is the motion and nothing else.
 
 Textured shapes move over a drifting textured background. Everything a shape can do lives on a
-circle: its place across and down (it leaves on one side and comes back on the other), the logarithm
-of its size (having outgrown the largest size it starts again as the smallest) and its angle. Every
-one of these phases is uniform on its circle at *every* instant, whatever its rate; the class says
-only which phase turns, and in which sense. So each frame by itself has the same distribution in
-every class, and reversing a video turns each class into its partner. Every frame is coded by itself
-at a constant quantiser: one that leans on its neighbours would show the motion in its residue.
+circle: its place across and down (it leaves on one side and comes back on the other), the log of
+its size (having outgrown the largest size it starts again as the smallest) and its angle. Each is
+uniform on its circle at *every* instant, however it moves; the class says only what moves, and
+which way. So each frame by itself has the same distribution in every class, and reversing a video
+turns each class into its partner. Every frame is coded by itself at a constant quantiser: one that
+leans on its neighbours would show the motion in its residue.
+
+A shape spinning about itself is no class: from clockwise to counter-clockwise neither what a pixel
+sees nor how two pixels go together changes on average, so that small networks do not find it in
+minutes. Turning is a matter of the path, a half circle that starts to the right.
 """
 
 import dataclasses
@@ -27,18 +31,18 @@ from squeezetime_jax.errors import UserError
 
 CLASSES = (
     "moving right", "moving left", "moving down", "moving up",
-    "growing", "shrinking", "turning clockwise", "turning counter-clockwise",
+    "growing", "shrinking", "circling clockwise", "circling counter-clockwise",
 )  # fmt: skip
 """Class names, by label. Labels `2k` and `2k + 1` are each other's time reversal."""
 
-FLIP_LABELS = (1, 0, 2, 3, 4, 5, 7, 6)
-"""The label of a video of each class once it is flipped horizontally."""
-
 _X, _Y, _SIZE, _ANGLE = range(4)  # the phases of a shape, each in turns of its circle
+_CIRCLING = 3  # half the label of the classes that no phase's rate makes
 _SHAPES_PER_VIDEO = 2
-_RADIUS = (0.16, 0.40)  # smallest and largest, as a share of the frame's side
-_TURN = (0.5, 1.0)  # what part of the frame a video moves across; of size and angle, half as much
-_TEXTURE = 32  # side of a shape's own texture, in texels
+_RADIUS = (0.16, 0.42)  # smallest and largest, as a share of the frame's side
+_SPEED = (0.5, 1.0)  # how far a moving shape goes in one video, in frame sides
+_GROWTH = 0.5  # of that, what the log-size turns of its circle: about as fast to see
+_DRIFT = 0.2  # largest share of its circle that any other phase turns, at difficulty 1
+_TEXTURE = 48  # side of a shape's own texture, in texels
 _FINER = 2  # texels of the background per pixel, so that it moves by half pixels
 _FRAMES_PER_SECOND = 25
 _QUANTISER = 22  # x264's; visually lossless at these sizes
@@ -52,11 +56,14 @@ class Shape:
       image: colour and coverage on the square `[-1, 1]^2` around the shape's middle, values 0..255.
       phase: place across, place down, log-size and angle at mid-video, in turns.
       rate: how far each phase goes in one video, in turns.
+      arc: length of the half circle that the place runs through besides, in frame sides; it starts
+        to the right, and turns clockwise where positive.
     """
 
     image: UInt8[np.ndarray, "s s 4"]
     phase: Float32[np.ndarray, "4"]
     rate: Float32[np.ndarray, "4"]
+    arc: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +107,7 @@ def draw_scene(
     background_colour = rng.uniform(40, 120, 3)
     contrast = 12 + 30 * difficulty
     background = _texture(rng, _FINER * size, 6, background_colour, contrast)
-    speed = rng.uniform(*_TURN)
+    speed = rng.uniform(*_SPEED)
     shapes = tuple(
         _draw_shape(rng, label, speed, background_colour, difficulty)
         for _ in range(_SHAPES_PER_VIDEO)
@@ -108,7 +115,7 @@ def draw_scene(
     return Scene(
         background=background,
         phase=rng.uniform(size=2).astype(np.float32),
-        rate=(difficulty * rng.uniform(-_TURN[1], _TURN[1], 2)).astype(np.float32),
+        rate=(difficulty * rng.uniform(-_SPEED[1], _SPEED[1], 2)).astype(np.float32),
         shapes=shapes,
         noise=12.0 * difficulty,
         noise_seed=int(rng.integers(2**63)),
@@ -138,7 +145,9 @@ def render(scene: Scene, *, size: int, num_frames: int) -> UInt8[np.ndarray, "t 
 
 def reverse(scene: Scene) -> Scene:
     """The scene whose frames are the given scene's in reversed order (the pixel noise apart)."""
-    shapes = tuple(dataclasses.replace(shape, rate=-shape.rate) for shape in scene.shapes)
+    shapes = tuple(
+        dataclasses.replace(shape, rate=-shape.rate, arc=-shape.arc) for shape in scene.shapes
+    )
     return dataclasses.replace(scene, rate=-scene.rate, shapes=shapes)
 
 
@@ -187,7 +196,7 @@ def write_motion_dataset(
       num_train: number of training videos.
       num_test: number of test videos.
       seed: seed of everything.
-      size: side of the square frames, in pixels; even and at least 24.
+      size: side of the square frames, in pixels; even and at least 32.
       num_frames: frames of a video.
       difficulty: 0 to 1, see `draw_scene`.
       workers: threads; by default one per core.
@@ -198,7 +207,7 @@ def write_motion_dataset(
     Raises:
       UserError: an argument is out of range, or the folder holds something else.
     """
-    _check_range("size", size, size >= 24 and size % 2 == 0, "an even number from 24")
+    _check_range("size", size, size >= 32 and size % 2 == 0, "an even number from 32")
     _check_range("num_frames", num_frames, num_frames >= 2, "at least 2")
     _check_range("difficulty", difficulty, 0 <= difficulty <= 1, "0 to 1")
     _check_range("num_train", num_train, num_train >= 1, "at least 1")
@@ -295,11 +304,19 @@ def _draw_shape(
 ) -> Shape:
     # Brighter than what is behind it, by how much depends on the difficulty.
     colour = background_colour + (1 - 0.7 * difficulty) * rng.uniform(60, 140, 3)
-    image = np.dstack([_texture(rng, _TEXTURE, 3, colour, 50.0), _outline(rng)])
-    rate = 0.4 * difficulty * rng.uniform(-_TURN[0], _TURN[0], 4)
-    turn = speed * (1.0 if label // 2 in (_X, _Y) else 0.5)
-    rate[label // 2] = turn if label % 2 == 0 else -turn
-    return Shape(image, rng.uniform(size=4).astype(np.float32), rate.astype(np.float32))
+    image = np.dstack([_texture(rng, _TEXTURE, 4, colour, 40.0), _outline(rng)])
+    rate = difficulty * rng.uniform(-_DRIFT, _DRIFT, 4)
+    way, axis = speed * (1 if label % 2 == 0 else -1), label // 2
+    if axis in (_X, _Y):
+        rate[axis] = way
+    elif axis == _SIZE:
+        rate[axis] = _GROWTH * way
+    return Shape(
+        image=image,
+        phase=rng.uniform(size=4).astype(np.float32),
+        rate=rate.astype(np.float32),
+        arc=way if axis == _CIRCLING else 0.0,
+    )
 
 
 def _texture(
@@ -319,13 +336,10 @@ def _texture(
 
 
 def _outline(rng: np.random.Generator) -> UInt8[np.ndarray, "s s"]:
-    """Coverage of a random lopsided outline inside the unit circle: no two angles look alike."""
+    """Coverage of a random polygon inside the unit circle."""
     corners = int(rng.integers(3, 7))
-    angles = np.sort(rng.uniform(0, 2 * math.pi / corners, corners) * 0.7) + np.arange(corners) * (
-        2 * math.pi / corners
-    )
-    radii = rng.uniform(0.55, 1.0, corners)
-    radii[rng.integers(corners)] = 1.0
+    angles = 2 * math.pi / corners * (np.arange(corners) + rng.uniform(0, 0.7, corners))
+    radii = rng.uniform(0.6, 1.0, corners)
     middle = (_TEXTURE - 1) / 2
     points = middle * (1 + 0.95 * np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1))
     coverage = np.zeros((_TEXTURE, _TEXTURE), np.uint8)
@@ -350,7 +364,7 @@ def _paint(
 ) -> None:
     """Lay a shape over all frames, in place, on the torus that the frame's borders make."""
     size = frames.shape[1]
-    phases = (shape.phase + shape.rate * times[:, None]) % 1.0
+    phases = (shape.phase + shape.rate * times[:, None] + _along_arc(shape.arc, times)) % 1.0
     x, y = phases[:, _X] * size, phases[:, _Y] * size
     radius = size * _RADIUS[0] * (_RADIUS[1] / _RADIUS[0]) ** phases[:, _SIZE]
     reach = math.ceil(radius.max()) + 1
@@ -371,6 +385,15 @@ def _paint(
     under = pixels.take(where, axis=0)
     coverage = patches[..., 3:] / 255
     pixels[where] = under + coverage * (patches[..., :3] - under)
+
+
+def _along_arc(arc: float, times: Float32[np.ndarray, "t"]) -> Float32[np.ndarray, "t 4"]:
+    """What a half circle adds to the phases; nothing at mid-video."""
+    heading = np.pi * (times + 0.5)
+    moved = np.zeros((len(times), 4), np.float32)
+    moved[:, _X] = abs(arc) / np.pi * (np.sin(heading) - 1)
+    moved[:, _Y] = -arc / np.pi * np.cos(heading)
+    return moved
 
 
 def _check_range(name: str, value: int | float, is_right: bool, wanted: str) -> None:

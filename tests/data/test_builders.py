@@ -15,7 +15,7 @@ from squeezetime_jax.errors import UserError
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> list[Path]:
     folder = motion.write_motion_dataset(
-        tmp_path_factory.mktemp("motion") / "motion", num_train=8, num_test=1, size=24, num_frames=2
+        tmp_path_factory.mktemp("motion") / "motion", num_train=8, num_test=1, size=32, num_frames=2
     )
     return sorted(folder.glob("train/*/*.mp4"))
 
