@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import recognize
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices, run, videos
+from squeezetime_jax.training.config import Experiment
 from squeezetime_jax.training.report import Report
 
 
@@ -26,6 +30,7 @@ def run_experiment(fields: Any, workdir: Path, report: Report | None = None) -> 
     sources = videos.open_sources(config.parse_data(fields), workdir / "videos")
     config.fill_in(fields, len(sources.train), sources.num_classes)
     experiment = config.parse(fields)
+    _check_init(experiment, workdir)
     mesh = devices.data_mesh()
     test = sources.test
 
@@ -47,3 +52,13 @@ def run_experiment(fields: Any, workdir: Path, report: Report | None = None) -> 
         evaluate if test is not None else None,
         report,
     )
+
+
+def _check_init(experiment: Experiment, workdir: Path) -> None:
+    """Refuse weights that are not there, before `workdir` is made for them."""
+    begun = (workdir / run.CONFIG).exists()
+    if experiment.init and not begun and not epath.Path(experiment.init).exists():
+        raise UserError(
+            f"config: init: found no {experiment.init}; wanted the weights to start from: give "
+            "--from CKPT, or --config.init= to start from scratch"
+        )
