@@ -154,7 +154,7 @@ def test_a_stop_request_at_the_last_step_is_no_interruption() -> None:
 
 
 def test_a_host_array_among_the_batches_is_refused() -> None:
-    with pytest.raises(Exception, match="[Dd]isallowed host-to-device transfer"):
+    with pytest.raises(Exception, match=r"[Dd]isallowed host-to-device transfer"):
         _fit([], Timetable(total_steps=1), batches=iter([{"x": np.float32(1)}]))
 
 

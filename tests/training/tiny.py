@@ -6,6 +6,7 @@ python tests/training/tiny.py losses STEPS DEVICES,... [section__field=value ...
 
 import ast
 import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from squeezetime_jax.data.pipeline import to_devices
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices, loop, run
@@ -78,21 +80,14 @@ class MadeUpData:
     @contextlib.contextmanager
     def batches(self, start_step: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
         """Batches on the devices."""
-        split = devices.split_batch(self.mesh)
-
-        def forever() -> Iterator[dict[str, jax.Array]]:
-            step = start_step
-            while True:
-                whole = self.batch(step)
-                yield {
-                    name: jax.make_array_from_callback(
-                        values.shape, split, lambda index, values=values: values[index]
-                    )
-                    for name, values in whole.items()
-                }
-                step += 1
-
-        yield forever()
+        share = self.experiment.batch_size // jax.process_count()
+        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        local = (
+            {name: values[mine] for name, values in self.batch(step).items()}
+            for step in itertools.count(start_step)
+        )
+        with to_devices(local, devices.split_batch(self.mesh)) as batches:
+            yield batches
 
 
 def brightness_of_weights(model: SqueezeTime) -> dict[str, float]:
@@ -118,7 +113,7 @@ def train(workdir: str, *fields: str) -> int:
 
 
 def losses(steps: str, counts: str, *fields: str) -> int:
-    """Print, for each number of devices, the losses of the first steps and what devices exchange."""
+    """Print the losses of the first steps and what is exchanged, for each number of devices."""
     changes = {name: ast.literal_eval(value) for name, value in (f.split("=") for f in fields)}
     for count in map(int, counts.split(",")):
         tiny = experiment(**changes)

@@ -1,0 +1,88 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.training import config
+
+DEMO = "--config=configs/demo.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config.batch_sise=3"], "no field batch_sise; did you mean batch_size?"),
+        (
+            ["--config.optimiser.mixup=3"],
+            "no field optimiser.mixup; did you mean optimizer.mixup?",
+        ),
+        (["--config.data.workers=many"], "invalid literal for int() with base 10: 'many'"),
+        (["--config.batch_size"], "config"),
+    ],
+)
+def test_misspelt_fields_and_wrong_values_on_the_command_line(
+    arguments: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        config.read([DEMO, *arguments])
+
+
+def test_unknown_file_and_unknown_variant() -> None:
+    with pytest.raises(UserError, match=r"no file configs/k40\.py; did you mean k400\?"):
+        config.read(["--config=configs/k40.py"])
+    with pytest.raises(UserError, match="no variant 'papre'; known are released, paper"):
+        config.read(["--config=k400:papre"])
+
+
+def test_a_field_that_a_config_file_invents_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from squeezetime_jax.training import config\n"
+        "def get_config():\n"
+        "    fields = config.default()\n"
+        "    fields.optimizer.weight_dekay = 1e-4\n"
+        "    return fields\n"
+    )
+    with pytest.raises(UserError, match=r"weight_dekay.*weight_decay"):
+        config.read([f"--config={file}"])
+
+
+def test_a_mapping_with_an_unknown_field_is_refused_with_the_nearest() -> None:
+    fields = config.default().to_dict()
+    fields["optimizer"]["momentun"] = 0.9
+    with pytest.raises(UserError, match=r"no field optimizer.momentun; did you mean .*momentum\?"):
+        config.parse(fields)
+
+
+def test_values_reach_the_frozen_experiment() -> None:
+    fields = config.read(
+        [DEMO, "--config.optimizer.milestones=(3,5)", "--config.optimizer.learning_rate=0.5"]
+    )
+    experiment = config.parse(fields)
+    assert experiment.optimizer.milestones == (3, 5)
+    assert experiment.optimizer.learning_rate == 0.5
+    assert isinstance(experiment.epochs, int)
+
+
+def test_a_value_that_is_not_allowed_names_its_section() -> None:
+    with pytest.raises(UserError, match=r"config: model: .*depth is 17, not one of 10, 18"):
+        config.parse(config.read([DEMO, "--config.model.depth=17"]))
+
+
+def test_what_is_left_to_the_data_follows_its_size() -> None:
+    for videos, batch, epochs in ((60, 8, 100), (700, 32, 86), (5000, 64, 12), (100_000, 64, 10)):
+        fields = config.default()
+        fields.model.num_classes = fields.batch_size = fields.epochs = 0
+        config.fill_in(fields, videos, 7)
+        assert (fields.model.num_classes, fields.batch_size, fields.epochs) == (7, batch, epochs)
+
+
+def test_differences_name_fields_and_leave_out_what_does_not_matter() -> None:
+    mine = config.to_json(config.Experiment())
+    other = config.to_json(config.Experiment(seed=3, run=config.Run(log_steps=1)))
+    other["optimizer"]["momentum"] = 0.5
+    assert config.differences(mine, other) == [
+        "optimizer.momentum: 0.5 -> 0.9",
+        "seed: 3 -> 0",
+    ]
