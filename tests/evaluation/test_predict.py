@@ -1,3 +1,4 @@
+import doctest
 import io
 import os
 import threading
@@ -24,6 +25,13 @@ def test_the_package_predicts(model: st.SqueezeTime, videos: Path) -> None:
     assert scores.sum() == pytest.approx(1, abs=1e-5)
     again = st.predict(model, path.read_bytes(), views="2x3", sampling=SAMPLING)
     np.testing.assert_array_equal(scores, again)
+
+
+def test_the_example_in_the_docstring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(predict)
+    assert result.attempted >= 8
+    assert result.failed == 0
 
 
 def test_the_best_come_first_and_equals_by_their_number() -> None:
