@@ -10,13 +10,13 @@
 `--from` takes the ImageNet weights: the released `in1k` file, or a run of `imagenet1k.py`.
 
 Variants: `:released` (default), the configuration of the released code; `:paper`, what the paper
-states. They differ in the learning rate alone: the release scales 0.015 per 64 clips with the batch (0.12 at
-512), the paper has 0.015 at 512. The paper gives no start of the warm-up and no end of the cosine;
-those of the release are taken.
+states. They differ in the learning rate alone: the release scales 0.015 per 64 clips with the batch
+(0.12 at 512), the paper has 0.015 at 512. The paper gives no start of the warm-up and no end of the
+cosine; those of the release are taken.
 
-Cost: 100 epochs of 240 thousand clips, 24 million in all: some 3 hours on 8 V100s if each trains at
-a third of the 903 clips a second that the paper reports for scoring, and 2 400 clips a second can be
-decoded. Not trained in full by this project.
+Cost: 100 epochs of 240 thousand clips, 24 million in all: some 3 hours on 8 V100s if each trains
+at a third of the 903 clips a second that the paper reports for scoring, and 2 400 clips a second
+can be decoded. Not trained in full by this project.
 """
 
 from squeezetime_jax.training import config as experiment
