@@ -1,143 +1,330 @@
-"""Start a training run: on this machine, on several of its processes, on SLURM, on a TPU slice.
+"""Start a training run where it is to run.
 
-    RUN="--config configs/k400.py --workdir /shared/runs/k400"
-    python experiments/launch.py here -- $RUN
-    python experiments/launch.py local --processes 2 -- $RUN
-    python experiments/launch.py slurm --nodes 2 --gpus 8 -- $RUN
-    python experiments/launch.py tpu --name pod --zone us-central2-b -- $RUN
-    python experiments/launch.py xpk --cluster mine --tpu-type v5litepod-32 --image IMAGE -- $RUN
+    python experiments/launch.py local -- TRAIN
+    python experiments/launch.py processes --num-processes 2 -- TRAIN
+    python experiments/launch.py slurm --nodes 2 --setup '. venv/bin/activate' -- TRAIN
+    python experiments/launch.py tpu NAME --zone ZONE --setup 'cd squeezetime_jax' -- TRAIN
+    python experiments/launch.py xpk NAME --cluster C --tpu-type TYPE --docker-image I -- TRAIN
 
-What follows `--` goes to `squeezetime train` as it is. `--dry-run` prints the script instead of
-running it. The run directory must be one that all hosts see. A run that is started again with the
-same command goes on from its newest checkpoint; on SLURM it does so by itself after a preemption.
+TRAIN is what `squeezetime train` takes, such as `--config configs/k400.py --workdir runs/k400`; the
+working directory has to be one that all hosts see. With `--dry-run` before the two dashes, what
+would be run is printed and nothing is started. The clusters' own tools (`sbatch`, `gcloud`, `xpk`)
+have to be installed where this runs.
 """
 
 import argparse
+import os
 import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 
-TRAIN = "squeezetime train"
+from squeezetime_jax.errors import UserError
+
+MODULE = ("-m", "squeezetime_jax.train")
+# Seconds before a job's time is up at which SLURM warns it: enough to save and to leave.
+WARNING_SECONDS = 120
+_PREEMPTED = 128 + signal.SIGTERM
 
 
-def here(args: argparse.Namespace, train: str) -> str:
-    """One process, all devices of this machine."""
-    return f"exec {train}\n"
+def train_command(arguments: Sequence[str], python: str = "python") -> list[str]:
+    """The command that trains, as words."""
+    return [python, *MODULE, *arguments]
 
 
-def local(args: argparse.Namespace, train: str) -> str:
-    """Processes of this machine that share its devices' work, as hosts would."""
+def workdir_of(arguments: Sequence[str]) -> str:
+    """The value of `--workdir`.
+
+    Raises:
+      UserError: there is none, or no `--config`.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    try:
+        known, _ = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(f"after the two dashes: {error}") from error
+    for name in ("config", "workdir"):
+        if not getattr(known, name):
+            raise UserError(
+                f"after the two dashes --{name} is missing; for example `-- --config "
+                "configs/k400.py --workdir runs/k400`"
+            )
+    return known.workdir
+
+
+def local_commands(args: argparse.Namespace, train: Sequence[str]) -> list[list[str]]:
+    """One process, which drives every device of this machine."""
+    return [train_command(train, sys.executable)]
+
+
+def process_commands(args: argparse.Namespace, train: Sequence[str]) -> list[list[str]]:
+    """Processes of this machine that find each other over the loopback device."""
+    port = args.port or free_port()
+    return [
+        [
+            *train_command(train, sys.executable),
+            f"--coordinator=127.0.0.1:{port}",
+            f"--num-processes={args.num_processes}",
+            f"--process-id={number}",
+        ]
+        for number in range(args.num_processes)
+    ]
+
+
+def process_environments(args: argparse.Namespace) -> list[dict[str, str]]:
+    """What each process has in its environment beside this one's: its share of the GPUs."""
+    share = args.gpus_per_process
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(str(number * share + i) for i in range(share))}
+        if share
+        else {}
+        for number in range(args.num_processes)
+    ]
+
+
+def slurm_script(args: argparse.Namespace, train: Sequence[str]) -> str:
+    """A batch script: one process for each GPU (what JAX expects on SLURM), or for each node.
+
+    SLURM warns the job before its time is up; the run then saves and leaves with the status of
+    SIGTERM, and the job is put into the queue again, where the same command goes on.
+    """
+    name = Path(workdir_of(train)).name
+    options = {
+        "job-name": args.name or name,
+        "nodes": args.nodes,
+        "ntasks-per-node": args.gpus_per_node or 1,
+        "gpus-per-node": args.gpus_per_node or None,
+        "cpus-per-task": args.cpus_per_task,
+        "time": args.time,
+        "partition": args.partition,
+        "account": args.account,
+        "signal": f"TERM@{WARNING_SECONDS}",
+        "open-mode": "append",
+        "output": args.output or f"{name}-%j.log",
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    header = [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in given.items()]
+    # srun does not take over the job's cores for each task (since SLURM 22.05). A minute after the
+    # first process has ended, the others are.
+    cores = f" --cpus-per-task={args.cpus_per_task}" if args.cpus_per_task else ""
+    lines = [
+        "#!/bin/bash",
+        *header,
+        "#SBATCH --requeue",
+        "set -e",
+        *args.setup,
+        "status=0",
+        f"srun --wait=60{cores} {shlex.join(train_command(train))} || status=$?",
+        f'if [ "$status" -eq {_PREEMPTED} ]; then',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        "fi",
+        'exit "$status"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def tpu_command(args: argparse.Namespace, train: Sequence[str]) -> list[str]:
+    """The same command on every host of a TPU slice, over ssh."""
+    parts = [*args.setup, shlex.join([*train_command(train, "python3"), "--distributed"])]
+    command = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", args.name, f"--zone={args.zone}"]
+    command += [f"--project={args.project}"] if args.project else []
+    return [*command, "--worker=all", f"--command={' && '.join(parts)}"]
+
+
+def xpk_command(args: argparse.Namespace, train: Sequence[str]) -> list[str]:
+    """A workload on a GKE cluster that xpk looks after."""
+    parts = [*args.setup, shlex.join([*train_command(train), "--distributed"])]
+    command = ["xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}"]
+    command += [f"--tpu-type={args.tpu_type}", f"--num-slices={args.num_slices}"]
+    command += [f"--docker-image={args.docker_image}"]
+    for name in ("zone", "project"):
+        value = getattr(args, name)
+        command += [f"--{name}={value}"] if value else []
+    return [*command, f"--command={' && '.join(parts)}"]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return f"""\
-# Every process takes its share of the batch. On GPUs each sees one; on CPUs each simulates its own.
-export JAX_COORDINATOR_ADDRESS=127.0.0.1:{port} JAX_NUM_PROCESSES={args.processes}
-pids=()
-for id in $(seq 0 {args.processes - 1}); do
-  JAX_PROCESS_ID=$id CUDA_VISIBLE_DEVICES=$id {train} &
-  pids+=($!)
-done
-trap 'kill -TERM "${{pids[@]}}" 2>/dev/null' TERM INT  # each saves, then stops
-status=0
-for pid in "${{pids[@]}}"; do wait "$pid" || status=$?; done
-exit $status
-"""
+        return probe.getsockname()[1]
 
 
-def slurm(args: argparse.Namespace, train: str) -> str:
-    """One task per GPU; JAX finds the others from SLURM's own variables."""
-    options = [
-        f"--job-name={args.name}",
-        f"--nodes={args.nodes}",
-        f"--ntasks-per-node={args.gpus}",
-        f"--gpus-per-node={args.gpus}",
-        f"--cpus-per-task={args.cpus}",
-        f"--time={args.time}",
-        "--requeue",
-        "--signal=TERM@120",  # to every task, two minutes before the end: it saves and stops
-        "--open-mode=append",
-        "--output=slurm-%j.log",
+def run_together(
+    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]
+) -> int:
+    """Run commands side by side; when one fails, the others are stopped.
+
+    SIGTERM is passed on, so that the run saves where it stands.
+
+    Returns:
+      0, or the first failure's status.
+    """
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **environment})
+        for command, environment in zip(commands, environments, strict=True)
     ]
-    if args.partition:
-        options.append(f"--partition={args.partition}")
-    header = "\n".join(f"#SBATCH {option}" for option in options)
-    return f"""\
-sbatch <<'JOB'
-#!/bin/bash
-{header}
-srun --kill-on-bad-exit=1 {train}
-status=$?
-# 143: asked to stop and saved. The job goes back to the queue, and on from its checkpoint.
-if [ $status -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-exit $status
-JOB
-"""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of them itself
+    try:
+        return _wait_for_all(processes)
+    finally:
+        for process in processes:
+            process.kill()
 
 
-def tpu(args: argparse.Namespace, train: str) -> str:
-    """The same command on every host of a Cloud TPU slice, over ssh."""
-    target = f"gcloud compute tpus tpu-vm ssh {shlex.quote(args.name)} --zone={args.zone}"
-    command = f"cd {shlex.quote(args.folder)} && {train} --distributed"
-    return f"exec {target} --worker=all --command={shlex.quote(command)}\n"
+def _wait_for_all(processes: Sequence[subprocess.Popen], patience: float = 30.0) -> int:
+    """Until all have ended; after a failure, those that do not end by themselves are left."""
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        if _failures(processes) and deadline == float("inf"):
+            deadline = time.monotonic() + patience
+    ended = [process.returncode for process in processes if process.returncode]
+    status = (_failures(processes) or ended or [0])[0]
+    return status if status >= 0 else 128 - status  # ended by a signal, as a shell says it
 
 
-def xpk(args: argparse.Namespace, train: str) -> str:
-    """A workload on a GKE cluster that xpk made."""
-    return (
-        f"exec xpk workload create --cluster={shlex.quote(args.cluster)} --workload={args.name} "
-        f"--tpu-type={args.tpu_type} --docker-image={args.image} "
-        f"--command={shlex.quote(f'{train} --distributed')}\n"
-    )
+def _failures(processes: Sequence[subprocess.Popen]) -> list[int]:
+    """Statuses of those that ended badly; one that was asked to stop has not."""
+    return [p.returncode for p in processes if p.returncode not in (None, 0, _PREEMPTED)]
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's own arguments, and the run's."""
-    own, run = list(argv), []
-    if "--" in own:
-        at = own.index("--")
-        own, run = own[:at], own[at + 1 :]
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--dry-run", action="store_true", help="print the script only")
-    parser = argparse.ArgumentParser(
+def submit(script: str) -> int:
+    """Hand a script to SLURM."""
+    return subprocess.run([tool("sbatch")], input=script, text=True, check=False).returncode
+
+
+def tool(name: str) -> str:
+    """The path of a cluster's own tool.
+
+    Raises:
+      UserError: it is not installed here.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise UserError(
+            f"{name}: not found; run this where it is installed, or print with --dry-run"
+        )
+    return path
+
+
+def shown(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]) -> str:
+    """Commands as lines for a shell."""
+    lines = []
+    for command, environment in zip(commands, environments, strict=True):
+        settings = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+        lines.append(" ".join([*settings, shlex.join(command)]))
+    return "\n".join(lines) + "\n"
+
+
+def start(args: argparse.Namespace, train: Sequence[str]) -> int:
+    """Print or start what the arguments ask for."""
+    workdir_of(train)
+    if args.where == "slurm":
+        script = slurm_script(args, train)
+        if args.dry_run:
+            print(script, end="")
+            return 0
+        return submit(script)
+    makers: dict[str, Callable[..., list[list[str]]]] = {
+        "local": local_commands,
+        "processes": process_commands,
+        "tpu": lambda *both: [tpu_command(*both)],
+        "xpk": lambda *both: [xpk_command(*both)],
+    }
+    commands = makers[args.where](args, train)
+    environments = process_environments(args) if args.where == "processes" else [{}]
+    if args.dry_run:
+        print(shown(commands, environments), end="")
+        return 0
+    if args.where in ("tpu", "xpk"):
+        tool(commands[0][0])
+    return run_together(commands, environments)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(word: str) -> int:
+        value = int(word)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{word} is below {least}")
+        return value
+
+    return number
+
+
+def parser() -> argparse.ArgumentParser:
+    """What stands before the two dashes."""
+    top = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    places = parser.add_subparsers(dest="place", metavar="PLACE", required=True)
-    for place in (here, local, slurm, tpu, xpk):
-        sub = places.add_parser(place.__name__, help=place.__doc__, parents=[common])
-        sub.set_defaults(script=place)
-    added = places.choices
-    added["local"].add_argument("--processes", type=int, default=2)
-    for name in ("slurm", "xpk"):
-        added[name].add_argument("--name", default="squeezetime")
-    added["slurm"].add_argument("--nodes", type=int, default=1)
-    added["slurm"].add_argument("--gpus", type=int, default=8, help="per node")
-    added["slurm"].add_argument("--cpus", type=int, default=8, help="per GPU")
-    added["slurm"].add_argument("--time", default="24:00:00")
-    added["slurm"].add_argument("--partition", default="")
-    added["tpu"].add_argument("--name", required=True, help="of the TPU slice")
-    added["tpu"].add_argument("--zone", required=True)
-    added["tpu"].add_argument("--folder", default="~/squeezetime_jax", help="of the clone, on it")
-    added["xpk"].add_argument("--cluster", required=True)
-    added["xpk"].add_argument("--tpu-type", required=True)
-    added["xpk"].add_argument("--image", required=True, help="with squeezetime-jax[tpu] installed")
-    args = parser.parse_args(own)
-    if not {"--config", "--workdir"} <= {word.split("=")[0] for word in run}:
-        parser.error("give --config FILE and --workdir FOLDER after --")
-    return args, run
+    places = top.add_subparsers(dest="where", required=True, metavar="WHERE")
+
+    def place(name: str, summary: str, *, has_setup: bool = True) -> argparse.ArgumentParser:
+        sub = places.add_parser(name, help=summary, description=summary)
+        sub.add_argument("--dry-run", action="store_true", help="print, do not start")
+        if has_setup:
+            what = "shell line to run first, as `. venv/bin/activate`; may be repeated"
+            sub.add_argument("--setup", action="append", default=[], metavar="LINE", help=what)
+        return sub
+
+    place("local", "one process on this machine, with all its devices", has_setup=False)
+
+    sub = place("processes", "several processes on this machine", has_setup=False)
+    sub.add_argument("--num-processes", type=_at_least(1), default=2)
+    sub.add_argument("--gpus-per-process", type=_at_least(0), default=0, help="0: all see all")
+    sub.add_argument("--port", type=_at_least(1), help="of process 0; default: a free one")
+
+    sub = place("slurm", "a job of a SLURM cluster")
+    sub.add_argument("--nodes", type=_at_least(1), default=1)
+    sub.add_argument("--gpus-per-node", type=_at_least(0), default=8, help="0: processors alone")
+    sub.add_argument("--cpus-per-task", type=_at_least(1), help="cores of each process")
+    sub.add_argument("--time", metavar="HH:MM:SS", help="default: the partition's")
+    sub.add_argument("--partition")
+    sub.add_argument("--account")
+    sub.add_argument("--name", help="of the job; default: the working directory's")
+    sub.add_argument("--output", metavar="FILE", help="log; default: <name of workdir>-<job>.log")
+
+    sub = place("tpu", "every host of a Cloud TPU slice, by gcloud")
+    sub.add_argument("name", help="of the TPU VM")
+    sub.add_argument("--zone", required=True)
+    sub.add_argument("--project")
+
+    sub = place("xpk", "a workload of a GKE cluster, by xpk")
+    sub.add_argument("name", help="of the workload")
+    sub.add_argument("--cluster", required=True)
+    sub.add_argument("--tpu-type", required=True, metavar="TYPE", help="as v5litepod-16")
+    sub.add_argument("--num-slices", type=_at_least(1), default=1)
+    sub.add_argument("--docker-image", required=True, metavar="IMAGE", help="with this package")
+    sub.add_argument("--zone")
+    sub.add_argument("--project")
+    return top
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print or run the script."""
-    args, run = parse(argv)
-    script = args.script(args, f"{TRAIN} {shlex.join(run)}")
-    if args.dry_run:
-        print(script, end="")
-        return 0
-    return subprocess.run(["bash", "-c", script]).returncode
+def main(argv: Sequence[str] | None = None) -> int:
+    """Split the command line at the two dashes and start the run."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    middle = words.index("--") if "--" in words else len(words)
+    args = parser().parse_args(words[:middle])
+    try:
+        return start(args, words[middle + 1 :])
+    except UserError as error:
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
