@@ -143,8 +143,8 @@ class RunCheckpoints:
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CheckpointError(
-                f"{self.folder / str(step)}: damaged, or not of this run: {reason}; remove this step"
-                " to go on from the one before"
+                f"{self.folder / str(step)}: damaged, or not of this run: {reason}; remove this"
+                " step to go on from the one before"
             ) from error
         return step, {name: found[name] for name in like}, found[_PROGRESS]
 

@@ -59,8 +59,8 @@ class Data:
       images: whether `train` and `test` are folders of class folders of pictures, each of which
         becomes a clip that repeats it.
       motion: the embedded data set.
-      frame_interval: distance in the video between neighbouring frames of a clip; 0 spreads the clip
-        over the whole video, one frame from each of its equal segments.
+      frame_interval: distance in the video between neighbouring frames of a clip; 0 spreads the
+        clip over the whole video, one frame from each of its equal segments.
       short_side: the frames' shorter side after resizing, before the crop.
       crop_size: side of the training crop.
       crop: "multi_scale" (released code) or "center".

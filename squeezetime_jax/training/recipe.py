@@ -25,8 +25,8 @@ class Recipe:
 
     Attributes:
       learning_rate: peak learning rate for a batch of `base_batch_size` clips.
-      base_batch_size: the batch that `learning_rate` is meant for; another one scales it linearly. 0:
-        no scaling.
+      base_batch_size: the batch that `learning_rate` is meant for; another one scales it linearly.
+        0: no scaling.
       schedule: after the warm-up, "cosine" per step, or "steps" at `milestones`.
       warmup_epochs: epochs of linear rise from `warmup_factor` times the peak.
       warmup_factor: where the warm-up starts, as a share of the peak.

@@ -290,8 +290,8 @@ class Clock:
 
 def environment() -> dict[str, Any]:
     """What a run ran on: versions, machine, devices."""
-    packages = ("squeezetime-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-    packages += ("numpy", "av", "opencv-python-headless")
+    packages = ["squeezetime-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"]
+    packages += ["numpy", "av", "opencv-python-headless"]
     versions = {}
     for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -308,8 +308,8 @@ def _beginning(
     total = timetable.total_steps
     if start >= total:
         return (
-            f"{workdir} has all its {total} steps already: nothing is left to train; for more, start"
-            " another run with --from"
+            f"{workdir} has all its {total} steps already: nothing is left to train; for more,"
+            " start another run with --from"
         )
     if start:
         return f"going on from step {start} of {total} in {workdir}, on {where}"
@@ -349,8 +349,8 @@ def claim(workdir: Path, experiment: Experiment) -> None:
             raise UserError(f"{path}: damaged ({error}); choose another --workdir") from error
         if differing:
             raise UserError(
-                f"{workdir}: holds a run with another config: {'; '.join(differing)}; choose another"
-                " --workdir, or the config that the run was started with"
+                f"{workdir}: holds a run with another config: {'; '.join(differing)}; choose"
+                " another --workdir, or the config that the run was started with"
             )
     if devices.is_main():
         workdir.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ class Network:
 
     def split(self, model: SqueezeTime) -> tuple[Tree, Tree]:
         """A model's weights and statistics, as plain trees."""
-        _, params, stats, _ = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        _, params, stats, *_ = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
     def merge(self, params: Tree, batch_stats: Tree) -> SqueezeTime:
@@ -89,15 +89,15 @@ class Network:
 
     @staticmethod
     def _merge(parts: tuple, params: Tree, batch_stats: Tree) -> SqueezeTime:
-        graph, *states = parts
-        filled = [jax.tree.map(lambda x: x, state) for state in states]
-        for state, values in zip(filled, (params, batch_stats), strict=False):
+        graph, *states = jax.tree.map(lambda x: x, parts)  # a copy: the values are put in place
+        for state, values in zip(states, (params, batch_stats), strict=False):
             nnx.replace_by_pure_dict(state, values)
-        return nnx.merge(graph, *filled, copy=True)
+        return nnx.merge(graph, *states, copy=True)
 
 
 def _parts(model: SqueezeTime) -> tuple:
-    return nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    return graph, *states
 
 
 def init_state(
@@ -146,8 +146,9 @@ def train_step(
       augment: videos to normalised clips; may change labels (a flip turns left into right).
 
     Returns:
-      The state after the step, and the scalars `METRICS`: `loss` (mean over the batch), `top1` (share
-      of the batch whose own label scores highest), `learning_rate`, `grad_norm` (before clipping).
+      The state after the step, and the scalars `METRICS`: `loss` (mean over the batch), `top1`
+      (share of the batch whose own label scores highest), `learning_rate`, `grad_norm` (before
+      clipping).
     """
     key = jax.random.fold_in(key, state.step)
     clips, labels = augment(jax.random.fold_in(key, _AUGMENT), batch["clips"], batch["labels"])

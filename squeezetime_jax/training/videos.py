@@ -57,9 +57,7 @@ def open_sources(data: Data, folder: Path) -> Sources:
     if data.train == MOTION:
         return _motion_sources(data, folder)
     if data.images:
-        train, test = (image_folder(path) if path else None for path in (data.train, data.test))
-        assert train is not None
-        return Sources(train, test)
+        return Sources(image_folder(data.train), image_folder(data.test) if data.test else None)
     labels = data.labels or None
     train = open_source(
         data.train, root=data.root or None, split=data.train_split, label_map=labels
