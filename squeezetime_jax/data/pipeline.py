@@ -37,6 +37,8 @@ MAX_BAD_SHARE = 0.01
 # Records tried in the place of a bad one; so many in a row are no accident.
 _REPLACEMENTS = 8
 _AHEAD = 2  # batches on the devices before they are asked for
+# Of decoded samples that wait for their batch: two batches' worth, unless that is more memory.
+_WAITING_BATCHES, _WAITING_BYTES = 2, 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +164,8 @@ def train_batches(
     numbers = grain.MapDataset.range(len(source)).shuffle(seed % 2**32).repeat()
     samples = numbers.map_with_index(functools.partial(_training_sample, source, clip, seed))
     samples = samples[process_index::process_count][start_step * local_size :]
-    batches = _read(samples, workers, 2 * local_size).batch(local_size, batch_fn=_collate)
+    ahead = _ahead(local_size, num_frames * size * size * 3)
+    batches = _read(samples, workers, ahead).batch(local_size, batch_fn=_collate)
     return TrainBatches(batches, len(source))
 
 
@@ -237,7 +240,9 @@ def eval_batches(
     numbers = grain.MapDataset.range(number * batch_size)  # those past the end are padding
     samples = numbers.map(functools.partial(_evaluation_sample, source, protocol))
     samples = samples[process_index::process_count]
-    batches = _read(samples, workers, 2 * local_size).batch(local_size, batch_fn=_collate)
+    clip_bytes = protocol.num_frames * protocol.crop_size**2 * 3
+    ahead = _ahead(local_size, protocol.num_views * clip_bytes)
+    batches = _read(samples, workers, ahead).batch(local_size, batch_fn=_collate)
     return EvalBatches(batches, number, skip_unreadable)
 
 
@@ -346,17 +351,21 @@ def _read(samples: grain.MapDataset, workers: int, ahead: int) -> grain.IterData
     """Samples in order, read in threads or worker processes.
 
     Samples, not batches, are what is read in parallel: a batch is ready when its samples are, and
-    memory holds `ahead` samples more than are in use.
+    at most `ahead` samples wait for theirs.
     """
     if not workers:
-        threads = os.cpu_count() or 1
-        return samples.to_iter_dataset(grain.ReadOptions(threads, max(ahead, threads)))
+        threads = min(os.cpu_count() or 1, ahead)
+        return samples.to_iter_dataset(grain.ReadOptions(threads, ahead))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, used or not
     # One thread a worker: more processes, not more threads, is how to use more cores.
     read = samples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     per_worker = -(-ahead // workers)
     return read.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker))
+
+
+def _ahead(local_size: int, sample_bytes: int) -> int:
+    return max(min(_WAITING_BATCHES * local_size, _WAITING_BYTES // sample_bytes), 1)
 
 
 def _collate(samples: Sequence[Sample]) -> dict[str, Any]:

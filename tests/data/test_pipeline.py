@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from squeezetime_jax.data import motion, pipeline, sources
+from squeezetime_jax.data import motion, pipeline, prepare, sources
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
 
@@ -101,6 +101,25 @@ def test_hosts_share_each_batch(source, reference):
             both = np.stack([shares[i][number][name] for i in range(2)], 1)
             whole = both.reshape(4, *both.shape[2:])  # host i has every second clip
             np.testing.assert_array_equal(whole, reference[number][name])
+
+
+@pytest.mark.slow
+def test_shards_give_the_samples_of_the_files(source, folder, reference, tmp_path):
+    names = source.class_names
+    prepare.prepare(
+        prepare.Job(source.videos, folder, tmp_path, "train", form="jpeg", class_names=names),
+        processes=1,
+    )
+    shards = sources.open_source(tmp_path, split="train")
+    for found, wanted in zip(take(shards, 3), reference, strict=False):
+        np.testing.assert_array_equal(found["labels"], wanted["labels"])
+        assert np.abs(found["clips"].astype(int) - wanted["clips"]).mean() < 6
+
+
+def test_samples_that_wait_are_bounded_in_memory():
+    assert pipeline._ahead(64, 16 * 224 * 224 * 3) == 128
+    assert pipeline._ahead(64, 30 * 16 * 224 * 224 * 3) == 14  # 1 GiB of test views
+    assert pipeline._ahead(1, 1 << 40) == 1
 
 
 def test_uniform_frames_and_the_centre_crop(source):
