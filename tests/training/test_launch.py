@@ -209,7 +209,7 @@ def test_two_processes_train_together(tmp_path: Path, monkeypatch: pytest.Monkey
     fields = (
         *("model.width=0.125", "model.num_frames=4", "model.branches=tfc"),
         *("data.motion.num_train=32", "data.motion.num_test=8", "data.motion.num_frames=8"),
-        *("epochs=1", "batch_size=8", "model.bn_group_size=4", "evaluation.batch_size=8"),
+        *("epochs=1", "batch_size=8", "model.bn_group_size=4", "evaluation.every_epochs=0.0"),
         *("run.log_steps=1", "run.tensorboard=False"),
     )
     train = ["--config=demo", f"--workdir={workdir}", *(f"--config.{field}" for field in fields)]
@@ -225,7 +225,6 @@ def test_two_processes_train_together(tmp_path: Path, monkeypatch: pytest.Monkey
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert len(losses) == 4
     assert all(math.isfinite(loss) for loss in losses)
-    assert [line["step"] for line in lines if line["kind"] == "eval"] == [4]
     assert json.loads((workdir / "environment.json").read_text())["processes"] == 2
     assert (workdir / "checkpoints" / "4").is_dir()
     assert done.stdout.count("4 steps of 8 clips on 2 devices") == 1  # one process reports
