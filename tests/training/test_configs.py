@@ -168,8 +168,9 @@ def test_a_config_file_cannot_misspell_either(tmp_path: Path) -> None:
     text = config.shipped_configs()["k400"].read_text()
     wrong = tmp_path / "mine.py"
     wrong.write_text(text.replace("config.optimizer.weight_decay", "config.optimizer.weigth_decay"))
-    told = "no field optimizer.weigth_decay; did you mean optimizer.weight_decay"
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(
+        UserError, match=r"(?i)weigth_decay.*did you mean \W?(optimizer\.)?weight_decay"
+    ):
         config.parse(config.read([f"--config={wrong}"]))
 
 
