@@ -90,7 +90,7 @@ def test_another_storage_form_shows_the_same_video(videos, tmp_path, monkeypatch
     record = sources.open_source(out, split="validation")[0]
     with record.open() as stored, sources.Record(videos[2], 0, "original").open() as original:
         difference = np.abs(stored.frames([1]).astype(int) - original.frames([1]))
-    assert difference.mean() < 8
+    assert difference.mean() < 9  # coded twice
 
 
 def test_a_bad_video_is_left_out(videos, tmp_path, monkeypatch, caplog):

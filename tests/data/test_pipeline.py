@@ -113,7 +113,7 @@ def test_shards_give_the_samples_of_the_files(source, folder, reference, tmp_pat
     shards = sources.open_source(tmp_path, split="train")
     for found, wanted in zip(take(shards, 3), reference, strict=False):
         np.testing.assert_array_equal(found["labels"], wanted["labels"])
-        assert np.abs(found["clips"].astype(int) - wanted["clips"]).mean() < 6
+        assert np.abs(found["clips"].astype(int) - wanted["clips"]).mean() < 9  # coded twice
 
 
 def test_samples_that_wait_are_bounded_in_memory():

@@ -48,7 +48,7 @@ def test_a_folder_per_class(folder):
     classes = sorted(name.replace(" ", "_") for name in NAMES)
     assert list(source.class_names) == classes
     assert [record.label for record in map(source.__getitem__, range(8))] == list(range(8))
-    assert source[0].name == "growing/00004.mp4"
+    assert source[0].name == "circling_clockwise/00006.mp4"
 
 
 def test_a_label_map_orders_the_folders(folder, tmp_path):
@@ -72,7 +72,7 @@ def test_prepared_shards_hold_the_same_records(folder, tmp_path, form):
     for i in range(8):
         assert (source[i].name, source[i].label) == (files[i].name, files[i].label)
         difference = np.abs(first_frame(source[i]).astype(int) - first_frame(files[i]))
-        assert difference.mean() < 6
+        assert difference.mean() < 9  # coded twice
     assert len(sources.open_source(tmp_path / "shards", split="test[:3]")) == 3
     with pytest.raises(UserError, match=r"has no split 'train', only test"):
         sources.open_source(tmp_path / "shards", split="train")
@@ -112,7 +112,7 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path):
         (lambda: sources.folder_per_class(tmp_path / "no"), "no such folder"),
         (
             lambda: sources.folder_per_class(folder / "test", tmp_path / "map.txt"),
-            r"folder 'moving_down' is no class of .*map.txt \(7 such\)",
+            r"folder 'circling_clockwise' is no class of .*map.txt \(7 such\)",
         ),
     ]
     for call, message in cases:
