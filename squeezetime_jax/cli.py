@@ -175,7 +175,7 @@ _PROCESSES = (
 
 @_subcommand(
     "Train as a config says, or go on with a run that was stopped.",
-    "squeezetime train --config configs/k400.py:paper --workdir runs/k400 --config.batch_size=256",
+    "squeezetime train --config configs/k400.py --workdir runs/k400 --from in1k.pth",
     _arg("--config", required=True, metavar="FILE[:VARIANT]", help="fields: --config.NAME=VALUE"),
     _arg("--workdir", required=True, metavar="FOLDER", help="checkpoints, metrics, curves"),
     _arg("--from", dest="init", metavar="CKPT", help="weights to start from; new head if need be"),

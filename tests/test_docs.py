@@ -1,0 +1,57 @@
+"""What the pages promise: commands that the program takes, files that are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from squeezetime_jax import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    """Fenced blocks that hold shell commands: those marked `bash` and those not marked."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for language, text in fenced if language in ("", "bash")]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Each `squeezetime ...` of the page, as words."""
+    lines = "\n".join(blocks(page)).replace("\\\n", " ").splitlines()
+    parts = [part for line in lines for part in re.split(r"&&|[|<>]", line.split(" #")[0])]
+    words = [shlex.split(part.replace("...", "")) for part in parts if "squeezetime " in part]
+    return [w[w.index("squeezetime") + 1 :] for w in words if "squeezetime" in w]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_one_that_the_program_takes(page: Path) -> None:
+    for words in commands(page):
+        try:
+            _, rest = cli._parser().parse_known_args(words)
+        except SystemExit:
+            pytest.fail(f"{page.name}: squeezetime {shlex.join(words)}")
+        assert all(word.startswith("--config.") for word in rest), words
+
+
+def test_a_wrong_command_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```\nsqueezetime convert a.pth b --alow x\n```\n")
+    ((*words,),) = commands(page)
+    _, rest = cli._parser().parse_known_args(words)
+    assert rest == ["--alow", "x"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_command_names_is_there(page: Path) -> None:
+    for name in re.findall(r"\b(?:configs|experiments|tests)/[\w/]+\.py\b", page.read_text()):
+        assert (ROOT / name).exists(), name
