@@ -105,7 +105,7 @@ def test_features(
         (["camera:9"], "found no camera number 9"),
         (["camera", "{video}"], "is a stream; wanted it alone"),
         (["http://127.0.0.1:9/a.mp4"], "cannot be read"),
-        (["{video}", "--size", "16"], "wanted at least 32"),
+        (["{video}", "--size", "16"], "at least 32"),
     ],
 )
 def test_mistakes_are_one_line_and_status_1(
