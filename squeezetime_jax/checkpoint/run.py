@@ -19,7 +19,8 @@ Trees = Mapping[str, Any]
 _PROGRESS = "progress"
 _WHOLE = "commit_success.txt"  # the last thing that Orbax writes into a step
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SPARE = 1.05  # directories, indices and JSON, over the arrays' own bytes
+# What a step takes on disk over its arrays: directories, indices, JSON, half-filled blocks.
+_SPARE, _OVERHEAD = 1.05, 2_000_000
 
 
 class RunCheckpoints:
@@ -162,7 +163,7 @@ class RunCheckpoints:
         """Refuse before writing what will not fit: half a checkpoint helps nobody."""
         if jax.process_count() > 1:
             return  # each host writes its own part; the write itself will tell
-        needed = _SPARE * sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items)))
+        needed = _OVERHEAD + _SPARE * sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items)))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             message = f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"

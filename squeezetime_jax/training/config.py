@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib.resources
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -182,7 +183,7 @@ def default() -> ml_collections.ConfigDict:
     # A field without a value has no type to check a command line against.
     fields["augmentation"]["flip_labels"] = ()
     fields["model"]["bn_group_size"] = fields["model"]["bn_group_size"] or 0
-    return ml_collections.ConfigDict(fields)
+    return ml_collections.ConfigDict(fields).lock()
 
 
 def check_variant(variant: str, *known: str) -> None:
@@ -280,7 +281,9 @@ def read(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
-        rest = values(argv)[1:]
+        with warnings.catch_warnings():  # ml_collections loads files in a deprecated way
+            warnings.simplefilter("ignore", DeprecationWarning)
+            rest = values(argv)[1:]
         config = values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise _readable(error, arguments) from error

@@ -40,7 +40,7 @@ class TrainState:
       ema: running average of `params` and `batch_stats`; empty where the recipe has none.
     """
 
-    step: Array
+    step: Array | jax.ShapeDtypeStruct
     params: Tree
     batch_stats: Tree
     opt_state: Tree
@@ -72,7 +72,7 @@ class Network:
 
     def split(self, model: SqueezeTime) -> tuple[Tree, Tree]:
         """A model's weights and statistics, as plain trees."""
-        _, params, stats, *_ = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        _, params, stats, *_ = nnx.split(model, nnx.Param, nnx.BatchStat, ...)  # type: ignore[misc]
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
     def merge(self, params: Tree, batch_stats: Tree) -> SqueezeTime:
