@@ -128,12 +128,12 @@ def draw_gallery(
       names: of the classes.
     """
     figure = new_figure(13.0, 1.5 * len(clips) + 0.3)
-    rows = np.atleast_1d(np.asarray(figure.subfigures(len(clips), 1)))
-    for row, clip, top, label in zip(rows, clips, tops, labels, strict=True):
-        strip, bars = np.asarray(row.subfigures(1, 2, width_ratios=(2.1, 1)))
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(2, 1)))
+    strips = np.atleast_1d(np.asarray(left.subfigures(len(clips), 1)))
+    bars = np.atleast_1d(np.asarray(right.subplots(len(clips), 1)))
+    for strip, axes, clip, top, label in zip(strips, bars, clips, tops, labels, strict=True):
         strip.suptitle(names[label], fontsize=10, x=0.01, ha="left")
         draw_filmstrip(strip.subplots(1, _shown(len(clip)).size), clip)
-        axes = bars.subplots()
         draw_scores(axes, top, label)
         axes.set(xlabel="", xticks=[])
     return figure
