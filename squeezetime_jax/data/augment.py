@@ -191,7 +191,7 @@ def _draw_clip(
         "hue": hue * _SEXTANTS_PER_HUE,
         "before_hue": order[:3] < order[3],
         "box": _draw_box(keys[3], height, width, augmentation),
-        "noise_seed": jax.random.bits(keys[4]),
+        "noise_seed": jax.random.bits(keys[4], dtype=jnp.uint32),
     }
 
 

@@ -40,7 +40,7 @@ class TrainState:
       ema: running average of `params` and `batch_stats`; empty where the recipe has none.
     """
 
-    step: Array | jax.ShapeDtypeStruct
+    step: Any  # an array, or whatever JAX maps a tree of arrays to
     params: Tree
     batch_stats: Tree
     opt_state: Tree

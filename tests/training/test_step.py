@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,9 @@ from tiny import experiment, mesh_of
 from squeezetime_jax.training import run
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.step import mix
+
+
+MIX = jax.jit(mix, static_argnames=("recipe", "group_size"))
 
 
 def _after(trainer: run.Trainer, batch: dict, steps: int = 1) -> tuple:
@@ -65,8 +66,7 @@ def test_a_batch_of_another_shape_is_refused_by_name() -> None:
 
 def _mixed(recipe: Recipe, seed: int, group: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     clips = jnp.arange(4.0).reshape(4, 1, 1, 1, 1) * jnp.ones((1, 2, 16, 16, 3))
-    mixing = jax.jit(functools.partial(mix, recipe=recipe, group_size=group))
-    clips, targets = mixing(jax.random.key(seed), clips, jnp.eye(4))
+    clips, targets = MIX(jax.random.key(seed), clips, jnp.eye(4), recipe=recipe, group_size=group)
     return np.asarray(clips), np.asarray(targets)
 
 
