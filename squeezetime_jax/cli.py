@@ -340,13 +340,6 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0 if is_healthy else 1
 
 
-def _quieten_orbax() -> None:
-    """Orbax warns, through absl, of files that it does not need."""
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
@@ -362,7 +355,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [word for word in rest if word not in args.fields]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    _quieten_orbax()
     try:
         return args.run(args) or 0
     except UserError as error:

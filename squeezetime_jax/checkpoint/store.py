@@ -6,9 +6,10 @@ be restored without the others: `params` and `batch_stats` (nested dictionaries 
 whatever else training keeps.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +153,7 @@ def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
             nnx.to_pure_dict(state),
         )
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
                 folder = (step / item).absolute()
                 _check_shapes(checkpointer.metadata(folder).item_metadata, wanted)
                 found = checkpointer.restore(folder, wanted)
@@ -166,6 +167,19 @@ def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
     model = nnx.merge(graph, *states)
     model.eval()
     return model
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Orbax warns of a file that it only writes for whole steps, and does not need."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _check_shapes(found: Any, wanted: Any) -> None:
