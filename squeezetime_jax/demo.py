@@ -258,8 +258,9 @@ def _next_commands(workdir: Path) -> list[str]:
     return [
         f"squeezetime predict {folder}/videos/test/growing --checkpoint {folder} --save pictures",
         f"squeezetime eval --config demo --checkpoint {folder}",
-        "squeezetime train --help      # on videos of your own",
-        "squeezetime predict YOUR.mp4 --checkpoint released.pth      # with the released weights",
+        "squeezetime predict YOUR.mp4 --checkpoint RELEASED.pth",
+        "squeezetime train --config finetune --workdir runs/mine --from RELEASED.pth"
+        " --config.data.train=YOUR_VIDEOS",
     ]
 
 
