@@ -8,7 +8,6 @@ from squeezetime_jax.training import run
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.step import mix
 
-
 MIX = jax.jit(mix, static_argnames=("recipe", "group_size"))
 
 
