@@ -16,7 +16,7 @@ from squeezetime_jax.data.sources import FileSource, Source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.metrics import Accuracy
-from squeezetime_jax.evaluation.views import Scorer
+from squeezetime_jax.evaluation.views import Scorer, reorder
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
 
@@ -66,7 +66,7 @@ def evaluate(
     batch_size: int = 16,
     workers: int = 0,
     skip_unreadable: bool = False,
-    frame_order: Sequence[int] | None = None,
+    frame_orders: Int[np.ndarray, "orders t"] | None = None,
     progress: Callable[[int], None] = lambda videos: None,
 ) -> Evaluation:
     """Score all videos of a source, each once on any number of devices and hosts.
@@ -79,8 +79,8 @@ def evaluate(
       batch_size: videos scored at once, on all devices together; rounded up to what they can share.
       workers: decoding processes on each host.
       skip_unreadable: leave out videos that cannot be read.
-      frame_order: for each of the network's frames, which frame of the clip it sees instead; for
-        measuring how much the network makes of the order.
+      frame_orders: which frame of the clip each of the network's frames sees instead, for measuring
+        how much it makes of the order; the videos take the rows in turn.
       progress: told how many videos more are done.
 
     Returns:
@@ -91,9 +91,10 @@ def evaluate(
     """
     _check_labels(source, model)
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    scorer = Scorer(model, mesh, frame_order)
+    scorer = Scorer(model, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    orders = None if frame_orders is None else jax.device_put(frame_orders, everywhere)
     count = jax.jit(_count, out_shardings=everywhere)
     total = jax.device_put(Accuracy.empty(model.config.num_classes), everywhere)
     batches = eval_batches(
@@ -109,7 +110,10 @@ def evaluate(
     with contextlib.closing(batches), to_devices(batches, split) as ahead:
         pending: dict[str, jax.Array] | None = None
         for batch in ahead:
-            scores = scorer.scores(batch.pop("clips"))
+            views = batch.pop("clips")
+            if orders is not None:
+                views = reorder(views, batch["video_ids"], orders)
+            scores = scorer.scores(views)
             total, results = count(total, {**batch, "scores": scores})
             rows += _fetch(pending, progress)  # the batch before, while the devices work on this
             pending = results

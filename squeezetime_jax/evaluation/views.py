@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
@@ -119,22 +118,14 @@ class Scorer:
     Args:
       model: the network, in evaluation mode.
       mesh: devices that share each batch of videos; by default the first device alone.
-      frame_order: for each of the network's frames, which frame of the clip it sees; by default
-        each sees its own.
     """
 
-    def __init__(
-        self,
-        model: SqueezeTime,
-        mesh: Mesh | None = None,
-        frame_order: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, model: SqueezeTime, mesh: Mesh | None = None) -> None:
         self.config = model.config
         self._graph, state = nnx.split(model)
         self._devices = mesh.size if mesh else 1
         self.everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
         self._state = jax.device_put(state, self.everywhere)
-        self._order = None if frame_order is None else jnp.asarray(frame_order)
 
     def scores(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n classes"]:
         """Mean over the views of the softmax.
@@ -152,8 +143,6 @@ class Scorer:
         n, num_views = views.shape[:2]
         chunk = self._views_at_once(n, num_views)
         views = jnp.asarray(views)
-        if self._order is not None:
-            views = _reorder(views, self._order)
         network = _network(jax.default_backend())
         total: Array | None = None
         for start in range(0, num_views, chunk):
@@ -199,7 +188,17 @@ def _sum_over_views(
 
 _add = jax.jit(jnp.add)
 _divide = jax.jit(jnp.divide)
-_reorder = jax.jit(lambda views, order: views[:, :, order])
+
+
+@jax.jit
+def reorder(
+    views: UInt8[Array, "n views t h w 3"],
+    video_ids: Int[Array, " n"],
+    frame_orders: Int[Array, "orders t"],
+) -> UInt8[Array, "n views t h w 3"]:
+    """The frames of each video's clips in another order: row `video_id % orders` of the table."""
+    rows = frame_orders[video_ids % len(frame_orders)]
+    return jnp.take_along_axis(views, rows[:, None, :, None, None, None], axis=2)
 
 
 @functools.partial(jax.jit, static_argnums=2)
