@@ -4,9 +4,9 @@ r"""The embedded motion data set: a first run that anybody can do, and a check t
     squeezetime demo                      # the same, with tests and a report around it
 
 Table: none.
-Accuracy: 90 % top-1 at least on 400 test videos, one view, on any seed; below 35 % with the frames
-  shuffled, for nothing but their order tells the classes apart.
-Cost: 14 epochs of 2048 videos of 40 x 40 pixels; under 4 minutes on 2 processor cores, half a
+Accuracy: 96.3, 93.5 and 93.3 % top-1 on 400 test videos, one view (seeds 0, 1, 2); with the frames
+  of each video in a random order 31.5, 34.8 and 34.5 %; chance is 12.5 %.
+Cost: 10 epochs of 2048 videos of 40 x 40 pixels; five to six minutes of processor time, half a
   minute of it to make the videos and as much to compile.
 Data: made on first use, in the run's directory.
 """
@@ -20,7 +20,7 @@ def get_config(variant="released"):
     config = experiment.default()
     side = 40
 
-    config.epochs = 14
+    config.epochs = 10
     config.batch_size = 32
     config.data.train = "motion"
     config.data.motion.update(num_train=2048, num_test=400, size=side, difficulty=0.2)
@@ -44,7 +44,7 @@ def get_config(variant="released"):
     config.optimizer.final_learning_rate = 0.001
     config.optimizer.weight_decay = 1e-4
 
-    config.evaluation.every_epochs = 7.0
+    config.evaluation.every_epochs = 5.0
     config.evaluation.short_side = config.evaluation.crop_size = side
     config.evaluation.batch_size = 50
     config.run.save_epochs = 2.0
