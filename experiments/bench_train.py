@@ -27,6 +27,7 @@ from squeezetime_jax.data.sources import open_source
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.training import devices
 from squeezetime_jax.training.config import Data, Experiment
+from squeezetime_jax.training.recognition import Recognition
 from squeezetime_jax.training.run import Trainer
 from squeezetime_jax.training.videos import TrainingVideos
 
@@ -67,7 +68,8 @@ def batch_of(args: argparse.Namespace) -> dict[str, np.ndarray]:
 def our_step(args: argparse.Namespace) -> Callable[[], None]:
     """One step of ours on a batch that lies ready; returns when it is done."""
     mesh = devices.data_mesh()
-    trainer = Trainer(experiment(args), mesh, steps_per_epoch=100)
+    run = experiment(args)
+    trainer = Trainer(run, Recognition(run), mesh, steps_per_epoch=100)
     step, key = trainer.compile_step(), trainer.key()
     state = trainer.new_state()
     batch = jax.device_put(batch_of(args), devices.split_batch(mesh))
@@ -146,7 +148,7 @@ def waiting(args: argparse.Namespace) -> None:
         source = open_source(Path(folder) / "videos" / "train.txt")
         mesh = devices.data_mesh()
         run = experiment(args)
-        trainer = Trainer(run, mesh, steps_per_epoch=100)
+        trainer = Trainer(run, Recognition(run), mesh, steps_per_epoch=100)
         step, key, state = trainer.compile_step(), trainer.key(), trainer.new_state()
         with TrainingVideos(run, source, mesh).batches(0) as batches:
             taken, before = [], None

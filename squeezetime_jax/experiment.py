@@ -1,20 +1,40 @@
-"""An experiment as a whole: its videos, its training, its evaluation on the way."""
+"""An experiment as a whole: its data, its training, its evaluation on the way."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
+from squeezetime_jax.checkpoint.store import RECOGNITION
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import recognize
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices, run, videos
-from squeezetime_jax.training.config import Experiment
+from squeezetime_jax.training.recognition import Recognition
 from squeezetime_jax.training.report import Report
+
+# Modules with `run_experiment` and `evaluate` of their own, by a config's `task`.
+_OTHER_TASKS = {
+    "detection": "squeezetime_jax.detection.experiment",
+    "localization": "squeezetime_jax.localization.experiment",
+}
+
+
+def home_of(fields: Any) -> Any:
+    """The module of a config's task, or None for recognition.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    if fields.task == RECOGNITION:
+        return None
+    if fields.task not in _OTHER_TASKS:
+        known = ", ".join((RECOGNITION, *_OTHER_TASKS))
+        raise UserError(f"config: task: found {fields.task!r}; known are {known}")
+    return importlib.import_module(_OTHER_TASKS[fields.task])
 
 
 def run_experiment(fields: Any, workdir: Path, report: Report | None = None) -> run.Result:
-    """Open an experiment's videos and train on them, evaluating on the way.
+    """Open an experiment's data and train on them, evaluating on the way.
 
     Args:
       fields: what `training.config.read` gives.
@@ -27,10 +47,13 @@ def run_experiment(fields: Any, workdir: Path, report: Report | None = None) -> 
     Raises:
       UserError: as `training.run.train`; or a source is not there.
     """
+    home = home_of(fields)
+    if home is not None:
+        return home.run_experiment(fields, workdir, report)
     sources = videos.open_sources(config.parse_data(fields), workdir / "videos")
     config.fill_in(fields, len(sources.train), sources.num_classes)
     experiment = config.parse(fields)
-    _check_init(experiment, workdir)
+    run.check_init(experiment, workdir)
     mesh = devices.data_mesh()
     test = sources.test
 
@@ -48,17 +71,8 @@ def run_experiment(fields: Any, workdir: Path, report: Report | None = None) -> 
     return run.train(
         experiment,
         workdir,
+        Recognition(experiment),
         videos.TrainingVideos(experiment, sources.train, mesh),
         evaluate if test is not None else None,
         report,
     )
-
-
-def _check_init(experiment: Experiment, workdir: Path) -> None:
-    """Refuse weights that are not there, before `workdir` is made for them."""
-    begun = (workdir / run.CONFIG).exists()
-    if experiment.init and not begun and not epath.Path(experiment.init).exists():
-        raise UserError(
-            f"config: init: found no {experiment.init}; wanted the weights to start from: give "
-            "--from CKPT, or --config.init= to start from scratch"
-        )

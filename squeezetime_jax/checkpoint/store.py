@@ -9,9 +9,9 @@ whatever else training keeps.
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
@@ -33,8 +33,11 @@ from squeezetime_jax.model.abstract import abstract_model
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
+M = TypeVar("M", bound=nnx.Module)
+
 WEIGHTS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}  # item -> what it holds
 CHECKPOINTS = "checkpoints"  # the folder of a training run's working directory
+RECOGNITION = "recognition"  # the task of a checkpoint that names none
 _TORCH_SUFFIXES = (".pth", ".pt")
 
 
@@ -43,16 +46,22 @@ class Meta:
     """What a checkpoint says of itself.
 
     Attributes:
-      config: the network's configuration.
+      config: the network's configuration, or its backbone's.
       labels: the class names in the order of the logits, if known.
+      task: what the network is for.
+      settings: JSON; what a task other than recognition needs to build its network again.
     """
 
     config: SqueezeTimeConfig
     labels: list[str] | None = None
+    task: str = RECOGNITION
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The `meta` item."""
-        return {"config": config_to_json(self.config), "labels": self.labels}
+        of_task = {"task": self.task, "settings": dict(self.settings)}
+        mine = {"config": config_to_json(self.config), "labels": self.labels}
+        return mine if self.task == RECOGNITION else {**mine, **of_task}
 
 
 def load(
@@ -140,12 +149,38 @@ def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
       The network, in evaluation mode, on the default device.
 
     Raises:
-      CheckpointError: there is no checkpoint, or it does not fit its own configuration.
+      CheckpointError: there is no checkpoint, it does not fit its own configuration, or it is of
+        another task.
+    """
+    step = find_step(path)
+    meta = read_meta(step)
+    if meta.task != RECOGNITION:
+        raise CheckpointError(
+            f"{path}: holds a network for {meta.task}, wanted one for {RECOGNITION}; see"
+            " `squeezetime --help` for the command of that task"
+        )
+    model = restore_module(step, abstract_model(meta.config))
+    model.eval()
+    return model
+
+
+def restore_module(path: str | os.PathLike[str], module: M) -> M:
+    """Fill a module with the weights of a checkpoint directory, a step of it, or a run.
+
+    Args:
+      path: the checkpoint.
+      module: the network as shapes.
+
+    Returns:
+      The network, on the default device.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or its arrays are not the module's.
     """
     import orbax.checkpoint as ocp
 
     step = find_step(path)
-    graph, *states = nnx.split(abstract_model(read_meta(step).config), *WEIGHTS.values())
+    graph, *states = nnx.split(module, *WEIGHTS.values())
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     for item, state in zip(WEIGHTS, states, strict=True):
         wanted = jax.tree.map(
@@ -164,9 +199,7 @@ def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
                 "take another step or convert the weights again"
             ) from None
         nnx.replace_by_pure_dict(state, found)
-    model = nnx.merge(graph, *states)
-    model.eval()
-    return model
+    return nnx.merge(graph, *states)
 
 
 @contextlib.contextmanager
@@ -215,7 +248,7 @@ def read_meta(path: str | os.PathLike[str]) -> Meta:
         config = config_from_json(fields["config"])
         if not (labels is None or _are_labels(labels, config)):
             raise ValueError(f"its labels are not {config.num_classes} names")
-        return Meta(config, labels)
+        return Meta(config, labels, fields.get("task", RECOGNITION), fields.get("settings", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: damaged: {error}; convert the weights again") from None
 

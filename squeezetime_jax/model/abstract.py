@@ -1,9 +1,6 @@
 """The network as shapes, and its leaves by name."""
 
-from collections.abc import Collection
-
 from flax import nnx
-from jaxtyping import Array
 
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
@@ -17,11 +14,3 @@ def abstract_model(config: SqueezeTimeConfig) -> SqueezeTime:
 def flat_leaves(model: SqueezeTime) -> dict[str, nnx.Variable]:
     """Every parameter and statistic by its dotted path, such as "stages.0.1.norm1.scale"."""
     return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
-
-
-def initial_leaves(
-    config: SqueezeTimeConfig, paths: Collection[str], seed: int = 0
-) -> dict[str, Array]:
-    """The named leaves of a new network."""
-    leaves = flat_leaves(SqueezeTime(config, nnx.Rngs(seed)))
-    return {path: leaves[path][...] for path in paths}

@@ -8,10 +8,11 @@ import dataclasses
 import difflib
 import importlib.resources
 import json
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import ml_collections
 from absl import flags
@@ -146,11 +147,54 @@ class Run:
         object.__setattr__(self, "profile", tuple(self.profile))
 
 
+@runtime_checkable
+class EvaluatesOften(Protocol):
+    """How the test data are scored while training, whatever the task."""
+
+    @property
+    def every_epochs(self) -> float:
+        """Epochs from one evaluation to the next; 0: never."""
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """What the experiments of all tasks say alike; fields as in `Experiment`."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything drawn."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training data."""
+
+    @property
+    def batch_size(self) -> int:
+        """Clips in a step."""
+
+    @property
+    def init(self) -> str:
+        """Weights to start from."""
+
+    @property
+    def optimizer(self) -> Recipe:
+        """How the weights move."""
+
+    @property
+    def evaluation(self) -> EvaluatesOften:
+        """How test data are scored on the way."""
+
+    @property
+    def run(self) -> Run:
+        """What does not touch the result."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A whole training run.
+    """A whole training run of recognition.
 
     Attributes:
+      task: "recognition"; other tasks have experiments of their own.
       seed: of everything drawn.
       epochs: passes over the training videos.
       batch_size: clips in a step, on all devices together.
@@ -164,6 +208,7 @@ class Experiment:
       run: what does not touch the result.
     """
 
+    task: str = "recognition"
     seed: int = 0
     epochs: int = 100
     batch_size: int = 512
@@ -177,12 +222,24 @@ class Experiment:
     run: Run = dataclasses.field(default_factory=Run)
 
 
-def default() -> ml_collections.ConfigDict:
-    """The default experiment, for a config file to change."""
-    fields = dataclasses.asdict(Experiment())
-    # A field without a value has no type to check a command line against.
-    fields["augmentation"]["flip_labels"] = ()
-    fields["model"]["bn_group_size"] = fields["model"]["bn_group_size"] or 0
+# What stands in a config file for None: a field without a value has no type to check against.
+_NOTHING: Mapping[tuple[str, str], Any] = {
+    ("augmentation", "flip_labels"): (),
+    ("model", "bn_group_size"): 0,
+}
+_E = TypeVar("_E")
+
+
+def default(kind: type = Experiment) -> ml_collections.ConfigDict:
+    """The default experiment of a task, for a config file to change.
+
+    Args:
+      kind: the task's dataclass.
+    """
+    fields = dataclasses.asdict(kind())
+    for (section, name), nothing in _NOTHING.items():
+        if name in fields.get(section, ()):
+            fields[section][name] = fields[section][name] or nothing
     return ml_collections.ConfigDict(fields).lock()
 
 
@@ -197,20 +254,31 @@ def check_variant(variant: str, *known: str) -> None:
 
 
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Experiment:
-    """Check a config and freeze it.
+    """Check a config of recognition and freeze it.
+
+    Raises:
+      UserError: a field is unknown (the nearest name is given), or its value is not allowed.
+    """
+    experiment = parse_as(Experiment, config)
+    check_batch(experiment.optimizer, experiment.batch_size, experiment.model.bn_group_size)
+    return experiment
+
+
+def parse_as(kind: type[_E], config: Mapping[str, Any] | ml_collections.ConfigDict) -> _E:
+    """Check a config of any task and freeze it.
+
+    Args:
+      kind: the task's dataclass.
+      config: what `default(kind)` gave, changed.
 
     Raises:
       UserError: a field is unknown (the nearest name is given), or its value is not allowed.
     """
     fields = _plain(config)
-    if isinstance(fields.get("augmentation"), dict):
-        labels = fields["augmentation"].get("flip_labels")
-        fields["augmentation"]["flip_labels"] = labels or None
-    if isinstance(fields.get("model"), dict):
-        fields["model"]["bn_group_size"] = fields["model"].get("bn_group_size") or None
-    experiment = _build(Experiment, fields, "")
-    check_batch(experiment.optimizer, experiment.batch_size, experiment.model.bn_group_size)
-    return experiment
+    for section, name in _NOTHING:
+        if isinstance(fields.get(section), dict) and name in fields[section]:
+            fields[section][name] = fields[section][name] or None
+    return _build(kind, fields, "")
 
 
 def parse_data(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Data:
@@ -277,7 +345,17 @@ def read(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     Raises:
       UserError: the file or a field is not there, or a value has another type.
     """
-    argv = ["squeezetime", *_with_path(arguments)]
+    words = _with_path(arguments)
+    files = [word for word in words if word.startswith("--config=")]
+    file = files[-1].removeprefix("--config=")
+    config = _load(files, lambda error: _mistake_in_file(error, file))
+    return _load(words, lambda error: _mistake_in_fields(error, words, config.to_dict()))
+
+
+def _load(
+    words: Sequence[str], readable: Callable[[Exception], UserError]
+) -> ml_collections.ConfigDict:
+    argv = ["squeezetime", *words]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -286,20 +364,35 @@ def read(arguments: Sequence[str]) -> ml_collections.ConfigDict:
             rest = values(argv)[1:]
         config = values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _readable(error, arguments) from error
+        raise readable(error) from error
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}; config fields are --config.NAME=VALUE")
     return config
 
 
-def _readable(error: Exception, arguments: Sequence[str]) -> UserError:
-    names = [a.split("=")[0].lstrip("-").partition(".")[2] for a in arguments if "config." in a]
-    known = _field_names(default().to_dict())
-    for name in names:
-        if name and name not in known:
+def _mistake_in_file(error: Exception, file: str) -> UserError:
+    names = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error))
+    if names:
+        return UserError(f"config: {file}: no field {names[2]}; did you mean {names[1]}?")
+    unknown = re.search(r'Key "(\w+)" does not exist', str(error))
+    reason = f"no field {unknown[1]}" if unknown else _last_line(error)
+    return UserError(f"config: {file}: {reason}")
+
+
+def _mistake_in_fields(
+    error: Exception, words: Sequence[str], config: Mapping[str, Any]
+) -> UserError:
+    known = _field_names(config)
+    for word in words:
+        name = word.split("=")[0].lstrip("-").partition(".")[2]
+        if word.startswith("--config.") and name not in known:
             return unknown_field(name, known)
+    return UserError(f"config: {_last_line(error)}")
+
+
+def _last_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return UserError(f"config: {lines[-1].strip() if lines else type(error).__name__}")
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _field_names(config: Mapping[str, Any], path: str = "") -> list[str]:
@@ -355,7 +448,7 @@ def shipped_configs() -> dict[str, Path]:
     return {file.stem: file for file in files if not file.stem.startswith("_")}
 
 
-def to_json(experiment: Experiment) -> dict[str, Any]:
+def to_json(experiment: Any) -> dict[str, Any]:
     """The experiment as JSON has it."""
     return json.loads(json.dumps(dataclasses.asdict(experiment)))
 

@@ -14,9 +14,9 @@ from jaxtyping import PRNGKeyArray
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.training.report import Clock, Report
-from squeezetime_jax.training.step import METRICS, Metrics, TrainState
+from squeezetime_jax.training.step import TrainState
+from squeezetime_jax.training.task import Batch, Metrics
 
-Batch = Mapping[str, jax.Array]
 Step = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]
 Evaluate = Callable[[TrainState], dict[str, float]]
 
@@ -205,8 +205,7 @@ def fit(
             return
         done, metrics = pending
         pending = None
-        on_host = jax.device_get(metrics)
-        values = {name: on_host[name].item() for name in METRICS}
+        values = _in_order(jax.device_get(metrics))
         _check_finite(values, done, checkpoints)
         window.add(values)
         if timetable.logs(done):
@@ -247,6 +246,13 @@ def fit(
         with clock("saving"), jax.transfer_guard("allow"):
             checkpoints.wait()
     return state
+
+
+def _in_order(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers as one reads them: the loss, what the task reports, and what moves the weights."""
+    ends = ("loss", "learning_rate", "grad_norm")
+    between = [name for name in metrics if name not in ends]
+    return {name: metrics[name].item() for name in (ends[0], *between, *ends[1:])}
 
 
 def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:

@@ -7,6 +7,7 @@ buffer holds gradients and not steps, and schedules move every step.
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -34,8 +35,10 @@ class Recipe:
         (mmengine scales the peak alone).
       milestones: epochs after which the learning rate is multiplied by `step_factor`.
       step_factor: see `milestones`.
+      method: "sgd", or "adam" with the decay still coupled (PyTorch's Adam, not AdamW).
       momentum: of SGD, not Nesterov's.
-      weight_decay: coupled, on every parameter.
+      betas: decays of Adam's running mean and mean square.
+      weight_decay: coupled, on every trained parameter.
       clip_norm: largest global norm of the gradient, applied before the decay. 0: no clipping.
       backbone_multiplier: factor on the learning rate of everything but the classifier.
       label_smoothing: share of the target spread over all classes.
@@ -55,7 +58,9 @@ class Recipe:
     final_learning_rate: float = 0.0
     milestones: tuple[int, ...] = ()
     step_factor: float = 0.1
+    method: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 7e-5
     clip_norm: float = 40.0
     backbone_multiplier: float = 1.0
@@ -67,6 +72,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        object.__setattr__(self, "betas", tuple(self.betas))
         for name, is_right, wanted in self._checks():
             if not is_right:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
@@ -79,7 +85,9 @@ class Recipe:
             ("warmup_epochs", self.warmup_epochs >= 0, "at least 0"),
             ("warmup_factor", 0 <= self.warmup_factor <= 1, "in [0, 1]"),
             ("milestones", rising, "epochs in rising order"),
+            ("method", self.method in ("sgd", "adam"), "'sgd' or 'adam'"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip_norm", self.clip_norm >= 0, "at least 0"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
@@ -134,24 +142,47 @@ def learning_rate_schedule(
     return lambda step: jnp.where(step < warmup, rise(step), after(step))
 
 
-def optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD as PyTorch does it: clip, add the decay, accumulate the momentum, scale by the rate."""
-    links = [optax.clip_by_global_norm(recipe.clip_norm)] if recipe.clip_norm else []
+def optimizer(
+    recipe: Recipe,
+    schedule: optax.Schedule,
+    trains: Callable[[Sequence[str]], bool] = lambda path: True,
+) -> optax.GradientTransformation:
+    """SGD or Adam as PyTorch does it: clip, add the decay, accumulate, scale by the rate.
+
+    Args:
+      recipe: the optimiser's fields.
+      schedule: the learning rate of each step.
+      trains: whether the parameter at a path is trained; any other keeps its value, and its
+        gradient counts for nothing.
+    """
+
+    def frozen(params: Any) -> Any:
+        return _mask(params, lambda path: not trains(path))
+
+    freeze = optax.masked(optax.set_to_zero(), frozen)
+    links = [freeze]
+    if recipe.clip_norm:
+        links.append(optax.clip_by_global_norm(recipe.clip_norm))
     links.append(optax.add_decayed_weights(recipe.weight_decay))
-    links.append(optax.trace(decay=recipe.momentum))
+    if recipe.method == "adam":
+        links.append(optax.scale_by_adam(*recipe.betas, eps=1e-8))
+    else:
+        links.append(optax.trace(decay=recipe.momentum))
     if recipe.backbone_multiplier != 1.0:
         links.append(optax.masked(optax.scale(recipe.backbone_multiplier), backbone_mask))
-    links.append(optax.scale_by_learning_rate(schedule))
+    links += [optax.scale_by_learning_rate(schedule), freeze]
     return optax.chain(*links)
 
 
 def backbone_mask(params: Any) -> Any:
-    """A tree like `params` that says of each leaf whether it lies outside the classifier."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _name(path[0]) != HEAD, params)
+    """A tree like `params` that says of each leaf whether it lies outside the head."""
+    return _mask(params, lambda path: path[0] != HEAD)
 
 
-def _name(key: Any) -> str:
-    return str(getattr(key, "key", getattr(key, "name", key)))
+def _mask(params: Any, chosen: Callable[[Sequence[str]], bool]) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: chosen([str(getattr(key, "key", key)) for key in path]), params
+    )
 
 
 def check_batch(recipe: Recipe, batch_size: int, bn_group_size: int | None) -> None:

@@ -194,7 +194,7 @@ class Bar(Silence):
 
     def train(self, step: int, values: Mapping[str, float]) -> None:
         """Move the bar."""
-        shown = {name: values[name] for name in ("loss", "top1") if name in values}
+        shown = {k: v for k, v in values.items() if k not in ("learning_rate", "grad_norm")}
         numbers = f"{_numbers(shown)}  {self._rate(step)}"
         self._progress.update(self._task, completed=step, numbers=numbers)
 
@@ -252,7 +252,7 @@ def _numbers(values: Mapping[str, float]) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    if name.startswith(("top", "mean_class")):
+    if name.startswith(("top", "mean_class", "map")):
         return f"{100 * value:.2f} %"
     return f"{value:.4g}"
 
@@ -308,8 +308,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def draw_curves(workdir: Path, steps_per_epoch: int) -> Path | None:
-    """Draw loss, accuracy and learning rate over the epochs into `curves.png`.
+def draw_curves(workdir: Path, steps_per_epoch: int, score: str = "top1") -> Path | None:
+    """Draw loss, score and learning rate over the epochs into `curves.png`.
 
     Returns:
       The picture's path, or None where there is nothing to draw.
@@ -325,13 +325,13 @@ def draw_curves(workdir: Path, steps_per_epoch: int) -> Path | None:
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
-    epochs = [line["step"] / steps_per_epoch for line in train]
-    for axes, name in zip(panels, ("loss", "top1", "learning_rate"), strict=True):
-        axes.plot(epochs, [line[name] for line in train], label="training")
-        seen = [line for line in evaluations if name in line]
-        if seen:
-            at = [line["step"] / steps_per_epoch for line in seen]
-            axes.plot(at, [line[name] for line in seen], "o-", label="evaluation")
+    for axes, name in zip(panels, ("loss", score, "learning_rate"), strict=True):
+        for lines, style, label in ((train, "-", "training"), (evaluations, "o-", "evaluation")):
+            seen = [line for line in lines if name in line]
+            epochs = [line["step"] / steps_per_epoch for line in seen]
+            if seen:
+                axes.plot(epochs, [line[name] for line in seen], style, label=label)
+        if any(name in line for line in evaluations):
             axes.legend()
         axes.set(xlabel="epoch", title=name.replace("_", " "))
         axes.grid(alpha=0.3)

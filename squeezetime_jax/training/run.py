@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
+from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from squeezetime_jax.checkpoint.run import RunCheckpoints
-from squeezetime_jax.checkpoint.store import Meta, load
 from squeezetime_jax.compilation import use_compilation_cache
-from squeezetime_jax.data.augment import augment
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices
-from squeezetime_jax.training.config import Experiment
-from squeezetime_jax.training.loop import Batch, Timetable, fit
+from squeezetime_jax.training.config import Plan
+from squeezetime_jax.training.loop import Timetable, fit
+from squeezetime_jax.training.network import Network
 from squeezetime_jax.training.recipe import learning_rate_schedule, optimizer
 from squeezetime_jax.training.report import (
     Clock,
@@ -34,17 +32,18 @@ from squeezetime_jax.training.report import (
     draw_curves,
     environment,
 )
-from squeezetime_jax.training.step import Network, TrainState, averaged, init_state, train_step
+from squeezetime_jax.training.step import TrainState, averaged, init_state, train_step
+from squeezetime_jax.training.task import Batch, Task
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 
-EvaluateModel = Callable[[SqueezeTime], dict[str, float]]
+EvaluateModel = Callable[[Any], dict[str, float]]
 
 
 @runtime_checkable
 class TrainingData(Protocol):
-    """The training videos as batches on the devices."""
+    """The training data as batches on the devices."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,13 +75,13 @@ class Trainer:
 
     Args:
       experiment: the run.
+      task: what is trained.
       mesh: the devices.
       steps_per_epoch: batches in one pass.
     """
 
-    def __init__(self, experiment: Experiment, mesh: Mesh, steps_per_epoch: int):
-        self.experiment, self.mesh = experiment, mesh
-        self.network = Network(experiment.model)
+    def __init__(self, experiment: Plan, task: Task, mesh: Mesh, steps_per_epoch: int):
+        self.experiment, self.task, self.mesh = experiment, task, mesh
         recipe = experiment.optimizer
         schedule = learning_rate_schedule(
             recipe,
@@ -90,28 +89,18 @@ class Trainer:
             epochs=experiment.epochs,
             steps_per_epoch=steps_per_epoch,
         )
-        self._optimizer = optimizer(recipe, schedule)
+        self._optimizer = optimizer(recipe, schedule, task.trains)
         self._step = functools.partial(
             train_step,
-            network=self.network,
+            task=task,
             optimizer=self._optimizer,
             schedule=schedule,
             recipe=recipe,
-            augment=functools.partial(
-                augment,
-                augmentation=experiment.augmentation,
-                dtype=experiment.model.param_dtype,
-            ),
         )
 
     def new_state(self) -> TrainState:
-        """The state before the first step: weights from `init`, or drawn."""
-        if self.experiment.init:
-            changes = dataclasses.asdict(self.experiment.model)
-            weights = self.network.split(load(self.experiment.init, **changes))
-        else:
-            weights = self.network.init(self.experiment.seed)
-        state = init_state(*weights, self._optimizer, self.experiment.optimizer)
+        """The state before the first step."""
+        state = init_state(*self.task.init(), self._optimizer, self.experiment.optimizer)
         return devices.put_everywhere(state, self.mesh)
 
     def key(self) -> PRNGKeyArray:
@@ -127,7 +116,7 @@ class Trainer:
             functools.partial(
                 init_state, optimizer=self._optimizer, recipe=self.experiment.optimizer
             ),
-            *self.network.abstract(),
+            *self.task.network.abstract(),
         )
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
@@ -135,12 +124,10 @@ class Trainer:
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch as shapes with shardings."""
-        n, side = self.experiment.batch_size, self.experiment.data.crop_size
         split = devices.split_batch(self.mesh)
-        clip = (self.experiment.model.num_frames, side, side, 3)
         return {
-            "clips": jax.ShapeDtypeStruct((n, *clip), jnp.uint8, sharding=split),
-            "labels": jax.ShapeDtypeStruct((n,), jnp.int32, sharding=split),
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split)
+            for name, x in self.task.abstract_batch().items()
         }
 
     def compile_step(self) -> jax.stages.Compiled:
@@ -161,8 +148,9 @@ class Trainer:
 
 
 def train(
-    experiment: Experiment,
+    experiment: Plan,
     workdir: Path,
+    task: Task,
     data: TrainingData,
     evaluate: EvaluateModel | None = None,
     report: Report | None = None,
@@ -172,8 +160,9 @@ def train(
     Args:
       experiment: the run.
       workdir: its directory, the same on all hosts: configuration, checkpoints, metrics, curves.
-      data: the training videos.
-      evaluate: scores of a model on the test videos; `top1` names the best.
+      task: what is trained.
+      data: what it is trained on.
+      evaluate: scores of a model on the test data; the task's `score` names the best.
       report: whom to tell, beside the files in `workdir`. Default: the terminal.
 
     Returns:
@@ -187,8 +176,10 @@ def train(
     mesh = devices.data_mesh()
     devices.check_batch_on(mesh, experiment.batch_size)
     claim(workdir, experiment)
-    trainer = Trainer(experiment, mesh, data.steps_per_epoch)
-    store = RunCheckpoints(workdir, Meta(experiment.model, data.labels), keep=experiment.run.keep)
+    trainer = Trainer(experiment, task, mesh, data.steps_per_epoch)
+    store = RunCheckpoints(
+        workdir, task.meta(data.labels), keep=experiment.run.keep, best_by=task.score
+    )
     try:
         # Where a run starts: 1. its own newest checkpoint; 2. the weights of `init`; 3. scratch.
         found = store.restore(_items(trainer.abstract_state(), bool(experiment.optimizer.ema)))
@@ -211,14 +202,16 @@ def train(
                         batches=batches,
                         key=trainer.key(),
                         timetable=timetable,
-                        evaluate=_evaluation(trainer.network, evaluate),
+                        evaluate=_evaluation(task.network, evaluate),
                         checkpoints=_Saver(store, clock),
                         report=listener,
                         clock=clock,
                         progress=progress,
                         workdir=workdir,
                     )
-            return _end(state, workdir, store, listener, clock, data.steps_per_epoch)
+            if devices.is_main():
+                draw_curves(workdir, data.steps_per_epoch, task.score)
+            return _end(state, store, listener, clock)
         finally:
             listener.close()
     finally:
@@ -273,7 +266,7 @@ def _evaluation(
     return lambda state: evaluate(network.merge(*averaged(state))) if evaluate else {}
 
 
-def _timetable(experiment: Experiment, steps_per_epoch: int) -> Timetable:
+def _timetable(experiment: Plan, steps_per_epoch: int) -> Timetable:
     """Epochs to steps, once."""
 
     def steps(epochs: float) -> int:
@@ -290,7 +283,7 @@ def _timetable(experiment: Experiment, steps_per_epoch: int) -> Timetable:
 
 
 def _reports(
-    experiment: Experiment, workdir: Path, start: int, total: int, report: Report | None
+    experiment: Plan, workdir: Path, start: int, total: int, report: Report | None
 ) -> Report:
     if not devices.is_main():
         return Silence()
@@ -301,7 +294,7 @@ def _reports(
 
 
 def _beginning(
-    experiment: Experiment, workdir: Path, start: int, timetable: Timetable, mesh: Mesh
+    experiment: Plan, workdir: Path, start: int, timetable: Timetable, mesh: Mesh
 ) -> str:
     kind = mesh.devices.flat[0].device_kind
     where = f"{mesh.size} device{'s' if mesh.size > 1 else ''} ({kind})"
@@ -317,24 +310,29 @@ def _beginning(
     return f"starting from {source}: {total} steps of {experiment.batch_size} clips on {where}"
 
 
-def _end(
-    state: TrainState,
-    workdir: Path,
-    store: RunCheckpoints,
-    listener: Report,
-    clock: Clock,
-    steps_per_epoch: int,
-) -> Result:
+def _end(state: TrainState, store: RunCheckpoints, listener: Report, clock: Clock) -> Result:
     best_step = store.best_step()
     best = store.folder / str(best_step) if best_step is not None else None
-    if devices.is_main():
-        draw_curves(workdir, steps_per_epoch)
     listener.say(clock.summary())
     listener.say(f"last checkpoint: {store.describe_last()}" + (f"; best: {best}" if best else ""))
     return Result(state, best)
 
 
-def claim(workdir: Path, experiment: Experiment) -> None:
+def check_init(experiment: Plan, workdir: Path) -> None:
+    """Refuse weights that are not there, before `workdir` is made for them.
+
+    Raises:
+      UserError: naming the path.
+    """
+    begun = (workdir / CONFIG).exists()
+    if experiment.init and not begun and not epath.Path(experiment.init).exists():
+        raise UserError(
+            f"config: init: found no {experiment.init}; wanted the weights to start from: give "
+            "--from CKPT, or --config.init= to start from scratch"
+        )
+
+
+def claim(workdir: Path, experiment: Plan) -> None:
     """Make `workdir` this experiment's, or see that it is.
 
     Raises:

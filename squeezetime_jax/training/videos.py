@@ -15,7 +15,7 @@ from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.training.config import Data, Experiment
 from squeezetime_jax.training.devices import split_batch
-from squeezetime_jax.training.loop import Batch
+from squeezetime_jax.training.task import Batch
 
 MOTION = "motion"
 _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))

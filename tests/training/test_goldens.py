@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from squeezetime_jax.checkpoint.convert import from_torch_file
+from squeezetime_jax.training import config
 from squeezetime_jax.training.recipe import Recipe, learning_rate_schedule, optimizer
-from squeezetime_jax.training.step import Network, init_state, train_step
+from squeezetime_jax.training.recognition import Recognition
+from squeezetime_jax.training.step import init_state, train_step
+from squeezetime_jax.training.task import Batch
 
 TOLERANCE = 1e-6
 
@@ -27,8 +30,12 @@ def _clips(golden: Path, name: str) -> tuple[dict, np.ndarray, np.ndarray, np.nd
     return settings, np.moveaxis(clips, 2, -1), labels, np.moveaxis(test.astype("f4"), 1, -1)
 
 
-def _as_they_are(key: jax.Array, video: jax.Array, label: jax.Array) -> tuple:
-    return video.astype(jnp.float64), label
+class AsTheyAre(Recognition):
+    """Recognition of clips that come normalised already."""
+
+    def prepare(self, key: jax.Array, batch: Batch) -> Batch:
+        targets = jax.nn.one_hot(batch["labels"], 5, dtype=jnp.float64)
+        return {**batch, "clips": batch["clips"].astype(jnp.float64), "targets": targets}
 
 
 @pytest.mark.slow
@@ -51,7 +58,7 @@ def test_losses_and_final_scores_are_the_references(
         model, _ = from_torch_file(
             golden / "mmengine_tiny.pth", dtype="float64", dropout=0.0, bn_group_size=group
         )
-        network = Network(model.config)
+        task = AsTheyAre(config.Experiment(model=model.config, optimizer=recipe))
         schedule = learning_rate_schedule(
             recipe, batch_size=settings["batch"], epochs=1, steps_per_epoch=settings["steps"]
         )
@@ -59,21 +66,20 @@ def test_losses_and_final_scores_are_the_references(
         step = jax.jit(
             functools.partial(
                 train_step,
-                network=network,
+                task=task,
                 optimizer=sgd,
                 schedule=schedule,
                 recipe=recipe,
-                augment=_as_they_are,
             )
         )
-        state = init_state(*network.split(model), sgd, recipe)
+        state = init_state(*task.network.split(model), sgd, recipe)
         losses, norms = [], []
         for video, label in zip(clips, labels, strict=True):
             state, metrics = step(state, {"clips": video, "labels": label}, jax.random.key(0))
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))
         scores = jax.jit(lambda m, x: m(x))(
-            network.merge(state.params, state.batch_stats), test.astype(np.float64)
+            task.network.merge(state.params, state.batch_stats), test.astype(np.float64)
         )
     np.testing.assert_allclose(losses, expected["losses"], rtol=TOLERANCE)
     np.testing.assert_allclose(norms, expected["grad_norms"], rtol=TOLERANCE)

@@ -2,20 +2,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import experiment, mesh_of
+from tiny import experiment, mesh_of, trainer
 
 from squeezetime_jax.training import run
 from squeezetime_jax.training.recipe import Recipe
-from squeezetime_jax.training.step import mix
+from squeezetime_jax.training.recognition import mix
 
 MIX = jax.jit(mix, static_argnames=("recipe", "group_size"))
 
 
-def _after(trainer: run.Trainer, batch: dict, steps: int = 1) -> tuple:
-    step = jax.jit(trainer._step)
-    state = trainer.new_state()
+def _after(made: run.Trainer, batch: dict, steps: int = 1) -> tuple:
+    step = jax.jit(made._step)
+    state = made.new_state()
     for _ in range(steps):
-        state, metrics = step(state, batch, trainer.key())
+        state, metrics = step(state, batch, made.key())
     return state, metrics
 
 
@@ -35,7 +35,7 @@ def test_accumulation_over_parts_is_the_whole_batch(float64: None) -> None:
         "optimizer__ema": 0.5,
     }
     whole, parts = (
-        run.Trainer(experiment(**changes, optimizer__accumulation=n), mesh_of(1), 5) for n in (1, 2)
+        trainer(experiment(**changes, optimizer__accumulation=n), mesh_of(1)) for n in (1, 2)
     )
     state, metrics = _after(whole, batch)
     other, other_metrics = _after(parts, batch)
@@ -53,14 +53,14 @@ def test_accumulation_over_parts_is_the_whole_batch(float64: None) -> None:
 
 @pytest.mark.slow
 def test_a_batch_of_another_shape_is_refused_by_name() -> None:
-    trainer = run.Trainer(experiment(batch_size=4), mesh_of(1), 5)
-    step, state = trainer.compile_step(), trainer.new_state()
+    made = trainer(experiment(batch_size=4), mesh_of(1))
+    step, state = made.compile_step(), made.new_state()
     batch = {
         "clips": np.zeros((8, 4, 64, 64, 3), np.uint8),
         "labels": np.zeros(4, np.int32),
     }
     with pytest.raises(TypeError, match=r"batch\['clips'\].*uint8\[4,4,64,64,3\].*uint8\[8,4"):
-        step(state, jax.device_put(batch), trainer.key())
+        step(state, jax.device_put(batch), made.key())
 
 
 def _mixed(recipe: Recipe, seed: int, group: int | None = None) -> tuple[np.ndarray, np.ndarray]:

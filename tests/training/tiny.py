@@ -21,6 +21,7 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices, loop, run
 from squeezetime_jax.training.config import Experiment
+from squeezetime_jax.training.recognition import Recognition
 
 STEPS_PER_EPOCH = 5
 
@@ -52,6 +53,11 @@ def mesh_of(num_devices: int) -> Mesh:
     """The first few devices in a row."""
     kind = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((num_devices,), ("data",), kind, devices=jax.devices()[:num_devices])
+
+
+def trainer(tiny: Experiment, mesh: Mesh) -> run.Trainer:
+    """The experiment's trainer."""
+    return run.Trainer(tiny, Recognition(tiny), mesh, STEPS_PER_EPOCH)
 
 
 class MadeUpData:
@@ -102,7 +108,7 @@ def train(workdir: str, *fields: str) -> int:
     tiny = experiment(**changes)
     data = MadeUpData(tiny, devices.data_mesh())
     try:
-        run.train(tiny, Path(workdir), data, brightness_of_weights)
+        run.train(tiny, Path(workdir), Recognition(tiny), data, brightness_of_weights)
     except loop.Preempted as stopped:
         print(stopped, flush=True)
         return 143
@@ -118,8 +124,8 @@ def losses(steps: str, counts: str, *fields: str) -> int:
     for count in map(int, counts.split(",")):
         tiny = experiment(**changes)
         mesh = mesh_of(count or jax.device_count())
-        trainer = run.Trainer(tiny, mesh, STEPS_PER_EPOCH)
-        step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
+        made = trainer(tiny, mesh)
+        step, state, key = made.compile_step(), made.new_state(), made.key()
         found = []
         with MadeUpData(tiny, mesh).batches(0) as batches:
             for _ in range(int(steps)):
