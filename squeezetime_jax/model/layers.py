@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -116,9 +116,16 @@ class DepthwiseHalving(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
         """Halve both sides of the feature map."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-        corners = [x[:, i:height:2, j:width:2] * kernel[i, j] for i in (0, 1) for j in (0, 1)]
-        return sum(corners[1:], corners[0]) + bias
+        return halve(x, kernel, bias)
+
+
+def halve(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "2 2 c"], bias: Float[Array, " c"]
+) -> Float[Array, "n h//2 w//2 c"]:
+    """The depthwise 2x2 convolution of stride 2, as four weighted strided slices."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    corners = [x[:, i:height:2, j:width:2] * kernel[i, j] for i in (0, 1) for j in (0, 1)]
+    return sum(corners[1:], corners[0]) + bias
 
 
 class PositionEncoding(nnx.Module):
@@ -130,11 +137,15 @@ class PositionEncoding(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Add the map, resized bilinearly with corners aligned where the sizes differ."""
-        grid = self.grid[...]
-        rows, columns = (resize_matrix(grid.shape[0], size, grid.dtype) for size in x.shape[1:3])
-        if x.shape[1:3] != grid.shape[:2]:
-            grid = jnp.einsum("hp,wq,pqc->hwc", rows, columns, grid, precision="highest")
-        return x + grid.astype(self.dtype)
+        return x + resize_grid(self.grid[...], x.shape[1:3]).astype(self.dtype)
+
+
+def resize_grid(grid: Float[Array, "p p c"], size: Sequence[int]) -> Float[Array, "h w c"]:
+    """A map of another size, bilinearly with corners aligned; as it is where the sizes agree."""
+    if tuple(size) == grid.shape[:2]:
+        return grid
+    rows, columns = (resize_matrix(grid.shape[0], side, grid.dtype) for side in size)
+    return jnp.einsum("hp,wq,pqc->hwc", rows, columns, grid, precision="highest")
 
 
 def resize_matrix(old: int, new: int, dtype: jnp.dtype = jnp.float32) -> Float[Array, "new old"]:

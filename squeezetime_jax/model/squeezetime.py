@@ -78,7 +78,7 @@ class SqueezeTime(nnx.Module):
 
         Args and Raises: as for calling the network.
         """
-        _check_clips(clips, self.config.num_frames)
+        check_clips(clips, self.config.num_frames)
         x = self.stem(squeeze(clips.astype(self.config.compute_dtype)))
         for block in itertools.chain.from_iterable(self.stages):
             x = block(x)
@@ -233,7 +233,13 @@ def _stage(
     return [first, *rest]
 
 
-def _check_clips(clips: Array, num_frames: int) -> None:
+def check_clips(clips: Array, num_frames: int) -> None:
+    """Refuse what the network does not take.
+
+    Raises:
+      ValueError: the clips have another shape.
+      TypeError: they are not floating-point numbers.
+    """
     wanted = f"(clips, {num_frames} frames, height, width, 3 colours)"
     if clips.ndim != 5 or clips.shape[1] != num_frames or clips.shape[4] != 3:
         raise ValueError(f"clips have shape {tuple(clips.shape)}; this network takes {wanted}")

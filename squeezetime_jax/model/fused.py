@@ -1,0 +1,318 @@
+"""The network for inference: a tree of folded weights and pure functions of it.
+
+Nothing moves in a trained network, so much of it can be computed beforehand: each batch norm is a
+factor and an offset per channel, and goes into the convolution that it follows; convolutions that
+read the same map become one. What is left is equal to the network up to rounding.
+
+    fused = fuse(model)
+    scores = jax.jit(logits)(fused, clips)
+
+How the same numbers are best computed depends on the platform and on who reads the graph; `Form`
+holds these choices.
+"""
+
+import dataclasses
+import itertools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.ctl import (
+    ChannelTimeLearning,
+    InterTemporalObjectInteraction,
+    WeightComputation,
+)
+from squeezetime_jax.model.layers import (
+    Conv,
+    DepthwiseHalving,
+    PositionEncoding,
+    halve,
+    resize_grid,
+)
+from squeezetime_jax.model.norm import EPSILON, BatchNorm
+from squeezetime_jax.model.squeezetime import (
+    BasicBlock,
+    Block,
+    Bottleneck,
+    SqueezeTime,
+    check_clips,
+    squeeze,
+)
+from squeezetime_jax.model.tfc import convolve, pool_space, temporal_focus_weights
+
+Tree = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+    """How the fused network is computed; every form gives the same numbers.
+
+    Attributes:
+      halving: the depthwise 2x2 convolution of stride 2 as "slices", four strided multiply-adds,
+        or as a "grouped" convolution, one operation that runtimes for phones know.
+      pointwise: 1x1 convolutions as a matrix "product" or as a "convolution".
+      merge: whether 1x1 convolutions that read the same map are one, cut apart afterwards.
+      weigh: whether the temporal focus weights multiply the "input" of their convolutions, or what
+        is "cheapest": for a single clip, the kernel where that is smaller than the map.
+    """
+
+    halving: Literal["slices", "grouped"] = "slices"
+    pointwise: Literal["product", "convolution"] = "product"
+    merge: bool = True
+    weigh: Literal["cheapest", "input"] = "cheapest"
+
+    @classmethod
+    def of(cls, backend: str) -> "Form":
+        """What is fast on "cpu", "gpu" or "tpu"."""
+        return CPU if backend == "cpu" else ACCELERATOR
+
+
+CPU = Form()
+ACCELERATOR = Form()
+EXPORT = Form(halving="grouped", pointwise="convolution", merge=False, weigh="input")
+"""One operation of the graph for each of the network's, for converters to other runtimes."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """A network's folded weights. A tree of arrays, to be handed to compiled functions.
+
+    Attributes:
+      weights: arrays in the dtype that the network computes in, kernels as (height, width, in,
+        out).
+      config: of the network that was folded.
+      form: how it is computed.
+    """
+
+    weights: Tree
+    config: SqueezeTimeConfig = dataclasses.field(metadata={"static": True})
+    form: Form = dataclasses.field(metadata={"static": True})
+
+
+def fuse(model: SqueezeTime, form: Form | None = None) -> Fused:
+    """Fold a network's weights for inference.
+
+    Args:
+      model: the network; what it would compute in evaluation mode is folded.
+      form: how it will be computed; by default what is fast on the default devices.
+
+    Returns:
+      Weights as NumPy arrays: put them on the devices once, with `jax.device_put`.
+    """
+    form = form or Form.of(jax.default_backend())
+    weights = {
+        "stem": _folded(model.stem.conv, model.stem.norm),
+        "stages": [[_fuse_block(block, form) for block in stage] for stage in model.stages],
+        "head": {
+            "kernel": _array(model.head.classifier.kernel),
+            "bias": _array(model.head.classifier.bias),
+        },
+    }
+    dtype = model.config.compute_dtype
+    return Fused(jax.tree.map(lambda leaf: leaf.astype(dtype), weights), model.config, form)
+
+
+def _fuse_block(block: Block, form: Form) -> Tree:
+    tree: Tree = {}
+    if block.halving is not None:
+        tree["halving"] = _folded(block.halving.conv, block.halving.norm)
+    if block.shortcut is not None:
+        tree["shortcut"] = _folded(block.shortcut.conv, block.shortcut.norm)
+    if isinstance(block, Bottleneck):
+        tree["reduce"] = _folded(block.reduce, block.norm1)
+        tree["ctl"] = _fuse_middle(block.ctl, block.norm2)
+        tree["expand"] = _folded(block.expand, block.norm3)
+        if form.merge and block.shortcut is not None:
+            tree["enter"] = _merged(tree.pop("reduce"), tree.pop("shortcut"))
+    else:
+        assert isinstance(block, BasicBlock)
+        tree["ctl1"] = _fuse_middle(block.ctl1, block.norm1)
+        tree["ctl2"] = _fuse_middle(block.ctl2, block.norm2)
+    return tree
+
+
+def _fuse_middle(module: nnx.Module, norm: BatchNorm) -> Tree:
+    """A channel-time learning module, or the plain convolution in its place, and its batch norm."""
+    if isinstance(module, Conv):
+        return {"plain": _folded(module, norm)}
+    assert isinstance(module, ChannelTimeLearning)
+    scale, shift = _affine(norm)
+    tree: Tree = {"shift": shift}
+    if module.focus is not None:
+        tree["focus"] = _fuse_focus(module.focus)
+    if module.tfc is not None:
+        tree["tfc"] = {"kernel": _array(module.tfc.kernel) * scale}
+    if module.ioi is not None:
+        tree["ioi"] = _fuse_interaction(module.ioi, scale)
+    return tree
+
+
+def _fuse_focus(focus: WeightComputation) -> Tree:
+    scale, shift = _affine(focus.norm)
+    reduce, expand = _array(focus.reduce), _array(focus.expand)
+    return {"reduce": reduce * scale, "shift": shift, "expand": expand}
+
+
+def _fuse_interaction(ioi: InterTemporalObjectInteraction, scale: np.ndarray) -> Tree:
+    tree: Tree = {
+        # What is multiplied by the gate takes the factor of the batch norm that follows.
+        "short": {"kernel": _array(ioi.short.kernel) * scale, "bias": _bias(ioi.short) * scale},
+        "narrow": _folded(ioi.narrow, ioi.norm1),
+        "interact": _folded(ioi.interact, ioi.norm2),
+        "widen": {"kernel": _array(ioi.widen.kernel), "bias": _bias(ioi.widen)},
+    }
+    if isinstance(ioi.position, PositionEncoding):
+        tree["position"] = _array(ioi.position.grid)
+    return tree
+
+
+def _array(variable: nnx.Variable) -> np.ndarray:
+    return np.asarray(variable[...])
+
+
+def _bias(conv: Conv | DepthwiseHalving) -> np.ndarray:
+    return np.zeros(conv.kernel.shape[-1]) if conv.bias is None else _array(conv.bias)
+
+
+def _affine(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and offset of a batch norm in evaluation mode."""
+    scale, shift, mean, var = map(_array, (norm.scale, norm.bias, norm.mean, norm.var))
+    factor = scale / np.sqrt(var + EPSILON)
+    return factor, shift - mean * factor
+
+
+def _folded(conv: Conv | DepthwiseHalving, norm: BatchNorm) -> Tree:
+    scale, shift = _affine(norm)
+    return {"kernel": _array(conv.kernel) * scale, "bias": _bias(conv) * scale + shift}
+
+
+def _merged(*convs: Tree) -> Tree:
+    return {
+        name: np.concatenate([conv[name] for conv in convs], axis=-1) for name in ("kernel", "bias")
+    }
+
+
+def logits(fused: Fused, clips: Float[Array, "n *_"]) -> Float[Array, "n classes"]:
+    """Score clips, as calling the network does.
+
+    Args:
+      fused: the folded weights.
+      clips: normalised RGB, (n, t, h, w, 3); or, as phones want it, squeezed to (n, h, w, 3*t) with
+        channel = colour * t + frame.
+
+    Returns:
+      Logits, in float32 whatever the network computes in (float64 if it computes in that).
+    """
+    return classify(fused, features(fused, clips))
+
+
+def classify(fused: Fused, feature_map: Float[Array, "n fh fw c"]) -> Float[Array, "n classes"]:
+    """Logits of a feature map: average over space and the linear classifier."""
+    head = fused.weights["head"]
+    pooled = jnp.mean(feature_map, (1, 2))
+    return (pooled @ head["kernel"] + head["bias"]).astype(fused.config.param_dtype)
+
+
+def features(fused: Fused, clips: Float[Array, "n *_"]) -> Float[Array, "n fh fw c"]:
+    """The last feature map, as the network's own `features`.
+
+    Args: as for `logits`.
+    """
+    if clips.ndim == 5:
+        check_clips(clips, fused.config.num_frames)
+        clips = squeeze(clips.astype(fused.config.compute_dtype))
+    x = _stem(fused.weights["stem"], clips.astype(fused.config.compute_dtype))
+    for block in itertools.chain.from_iterable(fused.weights["stages"]):
+        x = _block(fused, block, x)
+    return x
+
+
+def _stem(stem: Tree, x: Array) -> Array:
+    x = jax.nn.relu(convolve(x, **stem, stride=2))
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros, as in the network: see its stem
+    return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+
+
+def _block(fused: Fused, block: Tree, x: Array) -> Array:
+    form = fused.form
+    if "halving" in block:
+        x = _halve(block["halving"], x, form)
+    if "ctl1" in block:
+        y = jax.nn.relu(_middle(fused, block["ctl1"], x))
+        y = _middle(fused, block["ctl2"], y)
+        return jax.nn.relu(y + (_conv(block["shortcut"], x, form) if "shortcut" in block else x))
+    if "enter" in block:
+        both = _conv(block["enter"], x, form)
+        planes = block["expand"]["kernel"].shape[2]
+        y, shortcut = both[..., :planes], both[..., planes:]
+    else:
+        y = _conv(block["reduce"], x, form)
+        shortcut = _conv(block["shortcut"], x, form) if "shortcut" in block else x
+    y = jax.nn.relu(_middle(fused, block["ctl"], jax.nn.relu(y)))
+    return jax.nn.relu(_conv(block["expand"], y, form) + shortcut)
+
+
+def _halve(halving: Tree, x: Array, form: Form) -> Array:
+    kernel, bias = halving["kernel"], halving["bias"]
+    if form.halving == "slices":
+        return halve(x, kernel, bias)
+    y = jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        window_strides=(2, 2),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+    return y + bias
+
+
+def _middle(fused: Fused, tree: Tree, x: Array) -> Array:
+    """The channel-time learning module (Eq. 3), or what stands in its place, and its batch norm."""
+    if "plain" in tree:
+        return _conv(tree["plain"], x, fused.form)
+    focus = None
+    if "focus" in tree:
+        pooled = pool_space(x, fused.config.pooling)
+        reduce, shift, expand = (tree["focus"][name] for name in ("reduce", "shift", "expand"))
+        focus = temporal_focus_weights(pooled, reduce, lambda y: y + shift, expand)
+    y = jnp.asarray(tree["shift"])
+    if "tfc" in tree:
+        y = y + _focused_conv(tree["tfc"], x, focus, fused.form)
+    if "ioi" in tree:
+        y = y + _interaction(tree["ioi"], x, focus, fused.form)
+    return y
+
+
+def _interaction(tree: Tree, x: Array, focus: Array | None, form: Form) -> Array:
+    """The inter-temporal object interaction branch (Eq. 6)."""
+    long = jax.nn.relu(_focused_conv(tree["narrow"], x, focus, form))
+    if "position" in tree:
+        long = long + resize_grid(tree["position"], x.shape[1:3])
+    long = jax.nn.relu(_conv(tree["interact"], long, form))
+    return _conv(tree["short"], x, form) * jax.nn.sigmoid(_conv(tree["widen"], long, form))
+
+
+def _focused_conv(conv: Tree, x: Array, focus: Array | None, form: Form) -> Array:
+    """The temporal focus convolution (Eq. 5), in the cheaper of its two forms."""
+    if focus is None:
+        return _conv(conv, x, form)
+    height, width, _, out = conv["kernel"].shape
+    is_small = height * width * out < x.shape[1] * x.shape[2]
+    if form.weigh == "cheapest" and x.shape[0] == 1 and is_small:
+        return _conv({**conv, "kernel": conv["kernel"] * focus[0][:, None]}, x, form)
+    return _conv(conv, x * focus[:, None, None, :], form)
+
+
+def _conv(conv: Tree, x: Array, form: Form) -> Array:
+    kernel, bias = conv["kernel"], conv.get("bias")
+    if kernel.shape[:2] == (1, 1) and form.pointwise == "product":
+        y = x @ kernel[0, 0]
+        return y if bias is None else y + bias
+    return convolve(x, kernel, bias)
