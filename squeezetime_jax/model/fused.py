@@ -214,7 +214,7 @@ def logits(fused: Fused, clips: Float[Array, "n *_"]) -> Float[Array, "n classes
 
 def classify(fused: Fused, feature_map: Float[Array, "n fh fw c"]) -> Float[Array, "n classes"]:
     """Logits of a feature map: average over space and the linear classifier."""
-    head = fused.weights["head"]
+    head = jax.tree.map(jnp.asarray, fused.weights["head"])
     pooled = jnp.mean(feature_map, (1, 2))
     return (pooled @ head["kernel"] + head["bias"]).astype(fused.config.param_dtype)
 
@@ -227,8 +227,9 @@ def features(fused: Fused, clips: Float[Array, "n *_"]) -> Float[Array, "n fh fw
     if clips.ndim == 5:
         check_clips(clips, fused.config.num_frames)
         clips = squeeze(clips.astype(fused.config.compute_dtype))
-    x = _stem(fused.weights["stem"], clips.astype(fused.config.compute_dtype))
-    for block in itertools.chain.from_iterable(fused.weights["stages"]):
+    weights = jax.tree.map(jnp.asarray, fused.weights)  # the functions below take JAX's arrays
+    x = _stem(weights["stem"], clips.astype(fused.config.compute_dtype))
+    for block in itertools.chain.from_iterable(weights["stages"]):
         x = _block(fused, block, x)
     return x
 

@@ -137,7 +137,7 @@ class PositionEncoding(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Add the map, resized bilinearly with corners aligned where the sizes differ."""
-        return x + resize_grid(self.grid[...], x.shape[1:3]).astype(self.dtype)
+        return x + resize_grid(jnp.asarray(self.grid[...]), x.shape[1:3]).astype(self.dtype)
 
 
 def resize_grid(grid: Float[Array, "p p c"], size: Sequence[int]) -> Float[Array, "h w c"]:
