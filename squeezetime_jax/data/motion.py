@@ -18,6 +18,7 @@ import functools
 import json
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from squeezetime_jax.errors import UserError
 
@@ -44,7 +45,7 @@ _GROWTH = 0.5  # of that, what the log-size turns of its circle: about as fast t
 _DRIFT = 0.2  # largest share of its circle that any other phase turns, at difficulty 1
 _TEXTURE = 48  # side of a shape's own texture, in texels
 _FINER = 2  # texels of the background per pixel, so that it moves by half pixels
-_FRAMES_PER_SECOND = 25
+FRAMES_PER_SECOND = 25
 _QUANTISER = 24  # x264's
 
 
@@ -104,9 +105,7 @@ def draw_scene(
     Returns:
       The scene.
     """
-    background_colour = rng.uniform(40, 120, 3)
-    contrast = 12 + 30 * difficulty
-    background = _texture(rng, _FINER * size, 6, background_colour, contrast)
+    background, background_colour = draw_background(rng, size, difficulty)
     speed = rng.uniform(*_SPEED)
     shapes = tuple(
         _draw_shape(rng, label, speed, background_colour, difficulty)
@@ -122,6 +121,15 @@ def draw_scene(
     )
 
 
+def draw_background(
+    rng: np.random.Generator, size: int, difficulty: float
+) -> tuple[UInt8[np.ndarray, "s s 3"], Float[np.ndarray, "3"]]:
+    """Draw a texture that tiles the plane, for `Scene.background`, and its mean colour."""
+    colour = rng.uniform(40, 120, 3)
+    contrast = 12 + 30 * difficulty
+    return _texture(rng, _FINER * size, 6, colour, contrast), colour
+
+
 def render(scene: Scene, *, size: int, num_frames: int) -> UInt8[np.ndarray, "t h w 3"]:
     """Draw the frames of a scene.
 
@@ -134,11 +142,36 @@ def render(scene: Scene, *, size: int, num_frames: int) -> UInt8[np.ndarray, "t 
       RGB frames.
     """
     times = (np.arange(num_frames, dtype=np.float32) - (num_frames - 1) / 2) / num_frames
-    frames = _background_frames(scene, times, size)
-    for shape in scene.shapes:
-        _paint(frames, shape, times)
+    paths = [
+        shape.phase + shape.rate * times[:, None] + _along_arc(shape.arc, times)
+        for shape in scene.shapes
+    ]
+    return paint_scene(scene, scene.phase + scene.rate * times[:, None], paths, size=size)
+
+
+def paint_scene(
+    scene: Scene,
+    background_path: Float32[np.ndarray, "t 2"],
+    paths: Sequence[Float32[np.ndarray, "t 4"]],
+    *,
+    size: int,
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """Draw the frames of a scene whose parts go their own ways.
+
+    Args:
+      scene: what to show; its own phases and rates are not looked at.
+      background_path: the background's place in each frame, in turns.
+      paths: the phases of each shape in each frame, in turns.
+      size: side of the frame, in pixels.
+
+    Returns:
+      RGB frames.
+    """
+    frames = _background_frames(scene.background, background_path, size)
+    for shape, path in zip(scene.shapes, paths, strict=True):
+        _paint(frames, shape.image, path % 1.0)
     rng = np.random.default_rng(scene.noise_seed)
-    noise = rng.standard_normal((num_frames, size, size, 1), np.float32)
+    noise = rng.standard_normal((len(frames), size, size, 1), np.float32)
     frames += np.float32(scene.noise) * noise
     return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
@@ -276,17 +309,22 @@ def _write_video(folder: Path, split: str, index: int, *, seed: int, **how: Any)
     return f"{relative} {label}\n"
 
 
-def encode(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "t h w 3"]) -> None:
+def encode(
+    path: str | os.PathLike[str],
+    frames: UInt8[np.ndarray, "t h w 3"],
+    fps: int = FRAMES_PER_SECOND,
+) -> None:
     """Write frames as H.264 in mp4, every frame by itself and at the same quantiser.
 
     Args:
       path: the file to write, of any name.
       frames: RGB, even height and width.
+      fps: frames per second.
     """
     # The preset that is decoded fastest: every epoch decodes, and files this small may be larger.
     options = {"preset": "ultrafast", "qp": str(_QUANTISER), "x264-params": "keyint=1"}
     with av.open(os.fspath(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND, options=options)
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_type = "NONE"  # frames this small cost more to hand over than to code
@@ -303,9 +341,7 @@ def _draw_shape(
     background_colour: np.ndarray,
     difficulty: float,
 ) -> Shape:
-    # Brighter than what is behind it, by how much depends on the difficulty.
-    colour = background_colour + (1 - 0.7 * difficulty) * rng.uniform(60, 140, 3)
-    image = np.dstack([_texture(rng, _TEXTURE, 4, colour, 40.0), _outline(rng)])
+    image = draw_image(rng, background_colour, difficulty)
     rate = difficulty * rng.uniform(-_DRIFT, _DRIFT, 4)
     way, axis = speed * (1 if label % 2 == 0 else -1), label // 2
     if axis in (_X, _Y):
@@ -318,6 +354,20 @@ def _draw_shape(
         rate=rate.astype(np.float32),
         arc=way if axis == _CIRCLING else 0.0,
     )
+
+
+def draw_image(
+    rng: np.random.Generator, background_colour: np.ndarray, difficulty: float
+) -> UInt8[np.ndarray, "s s 4"]:
+    """Draw a shape's picture: a polygon, textured, brighter than what is behind it.
+
+    Args:
+      rng: the scene's own generator.
+      background_colour: RGB, about what is behind it.
+      difficulty: 0 to 1: how little brighter.
+    """
+    colour = background_colour + (1 - 0.7 * difficulty) * rng.uniform(60, 140, 3)
+    return np.dstack([_texture(rng, _TEXTURE, 4, colour, 40.0), _outline(rng)])
 
 
 def _texture(
@@ -349,38 +399,61 @@ def _outline(rng: np.random.Generator) -> UInt8[np.ndarray, "s s"]:
 
 
 def _background_frames(
-    scene: Scene, times: Float32[np.ndarray, "t"], size: int
+    background: UInt8[np.ndarray, "s s 3"], path: Float32[np.ndarray, "t 2"], size: int
 ) -> Float32[np.ndarray, "t h w 3"]:
-    step = scene.background.shape[0] // size
-    tiles = np.tile(scene.background, (2, 2, 1))
-    corners = -(scene.phase + scene.rate * times[:, None]) % 1.0 * (step * size)
-    frames = np.empty((len(times), size, size, 3), np.float32)
+    step = background.shape[0] // size
+    tiles = np.tile(background, (2, 2, 1))
+    corners = -path % 1.0 * (step * size)
+    frames = np.empty((len(path), size, size, 3), np.float32)
     for frame, (x, y) in zip(frames, corners.astype(int), strict=True):
         frame[:] = tiles[y : y + step * size : step, x : x + step * size : step]
     return frames
 
 
 def _paint(
-    frames: Float32[np.ndarray, "t h w 3"], shape: Shape, times: Float32[np.ndarray, "t"]
+    frames: Float32[np.ndarray, "t h w 3"],
+    image: UInt8[np.ndarray, "s s 4"],
+    phases: Float32[np.ndarray, "t 4"],
 ) -> None:
-    """Lay a shape over all frames, in place, on the torus that the frame's borders make."""
+    """Lay a shape over all frames, in place, where its phases say."""
     size = frames.shape[1]
-    phases = (shape.phase + shape.rate * times[:, None] + _along_arc(shape.arc, times)) % 1.0
-    x, y = phases[:, _X] * size, phases[:, _Y] * size
     radius = size * _RADIUS[0] * (_RADIUS[1] / _RADIUS[0]) ** phases[:, _SIZE]
+    x, y = phases[:, _X] * size, phases[:, _Y] * size
+    paint(frames, image, x, y, radius, phases[:, _ANGLE])
+
+
+def paint(
+    frames: Float32[np.ndarray, "t h w 3"],
+    image: UInt8[np.ndarray, "s s 4"],
+    x: Float[np.ndarray, "t"],
+    y: Float[np.ndarray, "t"],
+    radius: Float[np.ndarray, "t"],
+    angle: Float[np.ndarray, "t"],
+) -> None:
+    """Lay an image over all frames, in place, on the torus that the frame's borders make.
+
+    Args:
+      frames: square RGB frames, 0..255.
+      image: colour and coverage, as `Shape.image`.
+      x: of the image's middle in each frame, in pixels.
+      y: likewise.
+      radius: half of the image's side in each frame, in pixels.
+      angle: of the image, in turns.
+    """
+    size = frames.shape[1]
     reach = math.ceil(radius.max()) + 1
     side = 2 * reach + 2
     left, top = np.floor(x).astype(int) - reach, np.floor(y).astype(int) - reach
     # From a pixel of the patch to a texel: turn and scale about the shape's middle.
-    turn = (_TEXTURE / 2) / radius * np.exp(2j * np.pi * phases[:, _ANGLE])
+    turn = (_TEXTURE / 2) / radius * np.exp(2j * np.pi * angle)
     shift = (1 + 1j) * (_TEXTURE - 1) / 2 - turn.conj() * ((x - left) + 1j * (y - top))
-    patches = np.empty((len(times), side, side, 4), np.float32)
+    patches = np.empty((len(x), side, side, 4), np.float32)
     for patch, t, d in zip(patches, turn, shift, strict=True):
         move = np.array([[t.real, t.imag, d.real], [-t.imag, t.real, d.imag]], np.float32)
         patch[:] = cv2.warpAffine(
-            shape.image, move, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            image, move, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         )
-    rows = (top[:, None] + np.arange(side)) % size + size * np.arange(len(times))[:, None]
+    rows = (top[:, None] + np.arange(side)) % size + size * np.arange(len(x))[:, None]
     columns = (left[:, None] + np.arange(side)) % size
     pixels, where = frames.reshape(-1, 3), rows[:, :, None] * size + columns[:, None, :]
     under = pixels.take(where, axis=0)
