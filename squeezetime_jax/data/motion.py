@@ -167,7 +167,7 @@ def paint_scene(
     Returns:
       RGB frames.
     """
-    frames = _background_frames(scene.background, background_path, size)
+    frames = background_frames(scene.background, background_path, size)
     for shape, path in zip(scene.shapes, paths, strict=True):
         _paint(frames, shape.image, path % 1.0)
     rng = np.random.default_rng(scene.noise_seed)
@@ -398,9 +398,10 @@ def _outline(rng: np.random.Generator) -> UInt8[np.ndarray, "s s"]:
     return cv2.fillPoly(coverage, [fixed_point], 255, cv2.LINE_AA, shift=4)
 
 
-def _background_frames(
+def background_frames(
     background: UInt8[np.ndarray, "s s 3"], path: Float32[np.ndarray, "t 2"], size: int
 ) -> Float32[np.ndarray, "t h w 3"]:
+    """The background alone, at the place of each frame, in turns."""
     step = background.shape[0] // size
     tiles = np.tile(background, (2, 2, 1))
     corners = -path % 1.0 * (step * size)
