@@ -6,8 +6,6 @@ There is no time axis after the squeeze: everything is a 2-D convolution over fe
 channels mix moments, and the channel-time learning modules win back what the fold hides.
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -78,11 +76,21 @@ class SqueezeTime(nnx.Module):
 
         Args and Raises: as for calling the network.
         """
+        return self.stage_maps(clips)[-1]
+
+    def stage_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n ? ? ?"]]:
+        """The feature maps that the four stages end with.
+
+        Args and Raises: as for calling the network.
+        """
         check_clips(clips, self.config.num_frames)
         x = self.stem(squeeze(clips.astype(self.config.compute_dtype)))
-        for block in itertools.chain.from_iterable(self.stages):
-            x = block(x)
-        return x
+        maps = []
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+            maps.append(x)
+        return maps
 
 
 def squeeze(clips: Float[Array, "n t h w c"]) -> Float[Array, "n h w c*t"]:
