@@ -270,12 +270,17 @@ def _choices(args: argparse.Namespace) -> "Choices":
 )
 def _eval(args: argparse.Namespace) -> int:
     from squeezetime_jax.eval import Request, evaluate
-    from squeezetime_jax.training import devices
+    from squeezetime_jax.experiment import home_of
+    from squeezetime_jax.training import config, devices
 
     devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
+    fields = config.read([f"--config={args.config}", *args.fields]) if args.config else None
+    scores, save = (Path(path) if path else None for path in (args.scores, args.save))
+    if fields is not None and (home := home_of(fields)):
+        return home.evaluate(fields, args.checkpoint, as_json=args.json, scores=scores, save=save)
     request = Request(
         checkpoint=args.checkpoint,
-        config=[f"--config={args.config}", *args.fields] if args.config else (),
+        config=fields,
         videos=args.list,
         root=args.root,
         split=args.split,
@@ -285,7 +290,6 @@ def _eval(args: argparse.Namespace) -> int:
         workers=args.workers,
         skip_unreadable=args.skip_unreadable,
     )
-    scores, save = (Path(path) if path else None for path in (args.scores, args.save))
     return evaluate(request, as_json=args.json, scores=scores, save=save)
 
 
@@ -325,6 +329,27 @@ def _features(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.predict_command import write_features
 
     return write_features(args.videos, _choices(args), Path(args.out))
+
+
+@_subcommand(
+    "Say what happens when in a video: start, end and class of every segment.",
+    "squeezetime localize match.mp4 --checkpoint runs/thumos14 --save timeline.png",
+    _arg("video", metavar="VIDEO", help="one file, of any length"),
+    _arg("--checkpoint", required=True, metavar="CKPT", help="a run of configs/thumos14.py"),
+    _arg("--top", type=_positive, default=20, metavar="K", help="segments to show; default 20"),
+    _arg("--json", action="store_true", help="all segments, in ActivityNet's format"),
+    _arg("--save", metavar="PICTURE", help="a filmstrip, and a timeline below it"),
+)
+def _localize(args: argparse.Namespace) -> int:
+    from squeezetime_jax.localization.command import localize_video
+
+    return localize_video(
+        args.video,
+        args.checkpoint,
+        count=args.top,
+        as_json=args.json,
+        save=Path(args.save) if args.save else None,
+    )
 
 
 @_subcommand(

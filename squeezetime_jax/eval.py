@@ -34,7 +34,7 @@ class Request:
 
     Attributes:
       checkpoint: anything that `squeezetime_jax.load` takes.
-      config: `--config` and the fields changed on the command line; empty: no config.
+      config: what `training.config.read` gives; None: no config.
       videos: annotation list, folder or data set; None: the config's test videos.
       root: what the list's paths are relative to.
       split: of a data set of several splits.
@@ -46,7 +46,7 @@ class Request:
     """
 
     checkpoint: str
-    config: Sequence[str] = ()
+    config: Any = None
     videos: str | None = None
     root: str | None = None
     split: str | None = None
@@ -105,7 +105,7 @@ def evaluate(
 
 def _open(request: Request) -> tuple[Experiment | None, Source]:
     """The config, if there is one, and the videos."""
-    fields = config.read(request.config) if request.config else None
+    fields = request.config
     source: Source | None = None
     if request.videos:
         label_map = request.labels if request.labels and Path(request.labels).is_file() else None

@@ -249,7 +249,7 @@ def fit(
 
 
 def _in_order(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers as one reads them: the loss, what the task reports, and what moves the weights."""
+    """The numbers as one reads them: the loss, what the task reports, the optimiser's last."""
     ends = ("loss", "learning_rate", "grad_norm")
     between = [name for name in metrics if name not in ends]
     return {name: metrics[name].item() for name in (ends[0], *between, *ends[1:])}

@@ -24,7 +24,7 @@ _AUGMENT, _MIX = range(2)
 class Recognition(Task):
     """Cross-entropy of a clip's logits.
 
-    A batch is `clips`, uint8 (n, t, h, w, 3), and `labels`, int32 (n,); the loss's metric is `top1`,
+    A batch is `clips`, uint8 (n, t, h, w, 3), and `labels`, int32 (n,). Beside the loss, `top1` is
     the share of the batch whose own label scores highest.
 
     Args:

@@ -37,7 +37,7 @@ class Task(ABC):
 
     @abstractmethod
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of a batch, all hosts' together; the first axis of each is cut over devices."""
+        """The arrays of a batch, all hosts' together; devices share the first axis of each."""
 
     @abstractmethod
     def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:

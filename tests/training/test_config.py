@@ -35,17 +35,32 @@ def test_unknown_file_and_unknown_variant() -> None:
         config.read(["--config=k400:papre"])
 
 
-def test_a_field_that_a_config_file_invents_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("fields.optimizer.weight_dekay = 1", "no field weight_dekay; did you mean weight_decay?"),
+        ("fields.epochs = 2 * fields.epoch", "no field epoch; did you mean epochs?"),
+        ('fields.data.update(traim="a")', "no field traim; did you mean train?"),
+        ("fields.model.xyz = 1", "no field xyz"),
+        ('fields.epochs = "a"', "Could not override field 'epochs'"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_told_in_one_line_with_the_file(
+    tmp_path: Path, line: str, told: str
+) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from squeezetime_jax.training import config\n"
         "def get_config():\n"
         "    fields = config.default()\n"
-        "    fields.optimizer.weight_dekay = 1e-4\n"
+        f"    {line}\n"
         "    return fields\n"
     )
-    with pytest.raises(UserError, match=r"weight_dekay.*weight_decay"):
+    with pytest.raises(UserError) as caught:
         config.read([f"--config={file}"])
+    assert str(caught.value).startswith(f"config: {file}: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_mapping_with_an_unknown_field_is_refused_with_the_nearest() -> None:

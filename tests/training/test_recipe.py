@@ -121,3 +121,43 @@ def test_batches_that_can_be_cut_pass() -> None:
 def test_a_value_out_of_range_is_named() -> None:
     with pytest.raises(ValueError, match=r"momentum is 1.5, wanted in \[0, 1\)"):
         Recipe(momentum=1.5)
+
+
+def test_adam_couples_the_decay_and_frozen_parameters_stay() -> None:
+    # PyTorch's Adam on these numbers in float64; AdamW would begin with 0.99999999.
+    recipe = Recipe(
+        method="adam",
+        learning_rate=1e-5,
+        base_batch_size=0,
+        schedule="steps",
+        weight_decay=1e-3,
+        clip_norm=0.0,
+    )
+    expected = (
+        (0.999990000099999, 1.999990000000199, -0.5000099999995992),
+        (0.9999800002026052, 1.999984850152746, -0.5000199999991879),
+    )
+    with jax.enable_x64(True):
+        schedule = learning_rate_schedule(recipe, batch_size=1, epochs=1, steps_per_epoch=2)
+        adam = optimizer(recipe, schedule, lambda path: path[-1] != "scale")
+        params = {"kernel": jnp.array([1, 2, -0.5]), "scale": jnp.array([1.0])}
+        state = adam.init(params)
+        for gradient, after in zip(((0, 0.5, 0.25), (0, -0.1, 0.25)), expected, strict=True):
+            gradients = {"kernel": jnp.array(gradient), "scale": jnp.array([9.0])}
+            updates, state = adam.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(params["kernel"], after, rtol=1e-15)
+            np.testing.assert_array_equal(params["scale"], [1.0])
+
+
+def test_frozen_parameters_do_not_count_for_clipping() -> None:
+    recipe = Recipe(
+        learning_rate=1.0, base_batch_size=0, schedule="steps", weight_decay=0.0, clip_norm=1.0
+    )
+    schedule = learning_rate_schedule(recipe, batch_size=1, epochs=1, steps_per_epoch=1)
+    sgd = optimizer(recipe, schedule, lambda path: path[0] == "head")
+    params = {"head": jnp.array([0.0]), "stem": jnp.array([0.0])}
+    gradients = {"head": jnp.array([0.5]), "stem": jnp.array([100.0])}
+    updates, _ = sgd.update(gradients, sgd.init(params), params)
+    np.testing.assert_allclose(updates["head"], -0.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["stem"], 0)
