@@ -37,7 +37,7 @@ def get_config(variant="thumos14"):
 
 def _demo(config):
     """The backbone of configs/demo.py on small videos of several motions each."""
-    config.epochs = 10
+    config.epochs = 5
     config.batch_size = 4
     config.init = "squeezetime-demo"
     config.model.update(depth=10, width=0.5, num_classes=8, position_grids=(10, 5, 2, 1))

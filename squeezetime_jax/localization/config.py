@@ -236,10 +236,13 @@ class Evaluation:
     Attributes:
       every_epochs: epochs from one evaluation to the next while training; 0: never.
       thresholds: overlaps that the mean average precision is averaged over.
+      shuffled: whether the frames of each clip are put into a random order: a control that shows
+        what the order is worth.
     """
 
     every_epochs: float = 0.0
     thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))

@@ -70,6 +70,16 @@ def stream(path: str | os.PathLike[str], side: int, fps: float | None = None) ->
             yield from itertools.repeat(small, taken)
 
 
+def check_video(path: Path) -> None:
+    """Refuse what is no file, before seconds are spent on a network.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+
+
 def find_video(folder: str | os.PathLike[str], name: str) -> Path:
     """The file of a video, by its name without suffix.
 

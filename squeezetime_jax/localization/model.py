@@ -57,7 +57,7 @@ class Localizer(nnx.Module):
         maps = self.clip_maps(clips.reshape(-1, *clips.shape[2:]))
         return self.head([x.reshape(n, -1, *x.shape[1:]) for x in maps])
 
-    def clip_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n ? ? ?"]]:
+    def clip_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n _ _ _"]]:
         """The feature maps of clips that the head takes."""
         return self.backbone.stage_maps(clips)[-len(self.head.stems) :]
 
@@ -86,12 +86,12 @@ class LocalizationHead(nnx.Module):
         self.location = Conv1d(channels, 2, 1, dtype, rngs)
         self.classifier = Conv1d(channels, 1 + backbone.num_classes, 1, dtype, rngs)
         self.quality = nnx.data(Conv1d(channels, 1, 1, dtype, rngs) if head.quality else None)
-        lengths = head.level_lengths(window.num_clips)
-        self.scales = nnx.Param(jnp.ones(len(lengths), dtype))
+        self.lengths = head.level_lengths(window.num_clips)
+        self.scales = nnx.Param(jnp.ones(len(self.lengths), dtype))
         self.doubled = head.doubled
         self.dtype = dtype
 
-    def __call__(self, maps: list[Float[Array, "n t ? ? ?"]]) -> Outputs:
+    def __call__(self, maps: list[Float[Array, "n t _ _ _"]]) -> Outputs:
         """Outputs of all levels, from the longest to the shortest."""
         # The backbone may compute in less; nothing here does.
         levels = self.pyramid([x.astype(self.dtype) for x in maps])
@@ -106,9 +106,10 @@ class LocalizationHead(nnx.Module):
                 outputs.setdefault("quality", []).append(self.quality(place)[..., 0])
         return {name: jnp.concatenate(parts, axis=1) for name, parts in outputs.items()}
 
-    def pyramid(self, maps: list[Float[Array, "n t ? ? ?"]]) -> list[Float[Array, "n ? c"]]:
+    def pyramid(self, maps: list[Float[Array, "n t _ _ _"]]) -> list[Float[Array, "n _ c"]]:
         """The levels' features."""
-        x = sum(stem(x) for stem, x in zip(self.stems, maps, strict=True))
+        first, *others = (stem(x) for stem, x in zip(self.stems, maps, strict=True))
+        x = sum(others, first)
         levels = [jnp.repeat(x, 2, axis=1), x] if self.doubled else [x]
         for down in self.downs:
             levels.append(down(levels[-1]))

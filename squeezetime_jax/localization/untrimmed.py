@@ -88,7 +88,7 @@ class Segment(NamedTuple):
     speed: float
 
 
-def draw_segments(rng: np.random.Generator, seconds: float, overlaps: float) -> tuple[Segment, ...]:
+def draw_segments(rng: np.random.Generator, seconds: int, overlaps: float) -> tuple[Segment, ...]:
     """What happens in a video: never more than two segments at once, and those of two classes.
 
     Times are whole tenths of a second.

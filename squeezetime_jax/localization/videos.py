@@ -138,7 +138,7 @@ class TrainingWindows:
         classes[: len(window.classes)] = window.classes
         return {
             "frames": pixels,
-            "num_frames": np.int32(len(part)),
+            "num_frames": np.array(len(part), np.int32),
             "segments": segments,
             "classes": classes,
         }
