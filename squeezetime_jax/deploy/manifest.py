@@ -44,6 +44,8 @@ class Manifest:
       labels: class names in the order of the logits, if known.
       mean: of red, green and blue, in 0..255.
       std: their standard deviations.
+      network: the fields of the network's `SqueezeTimeConfig`.
+      version: of this package, that wrote the file.
     """
 
     format: Format
@@ -59,6 +61,8 @@ class Manifest:
     labels: list[str] | None = None
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    network: dict[str, Any] = dataclasses.field(default_factory=dict)
+    version: str = ""
 
     def pack(
         self, clips: UInt8[np.ndarray, "n t h w 3"]
@@ -101,6 +105,11 @@ class Manifest:
 def manifest_path(path: str | os.PathLike[str]) -> Path:
     """Where the manifest of an exported file is."""
     return Path(f"{os.fspath(path)}.json")
+
+
+def write_manifest(path: str | os.PathLike[str], manifest: Manifest) -> None:
+    """Put a manifest beside an exported file."""
+    manifest_path(path).write_text(json.dumps(manifest.to_json(), indent=1) + "\n")
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

@@ -1,0 +1,80 @@
+"""The network as every exported file computes it: from one 4-D array to logits."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from squeezetime_jax.deploy.manifest import INPUT, Manifest
+from squeezetime_jax.model.fused import EXPORT, Form, Fused, fuse, logits
+from squeezetime_jax.model.squeezetime import SqueezeTime
+
+Network = Callable[[Array], Array]
+
+
+def fold(
+    model: SqueezeTime,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    form: Form = EXPORT,
+) -> Fused:
+    """Folded weights whose stem takes the channels in the manifest's order.
+
+    Args:
+      model: the network.
+      dtype: of the weights, and what they compute in.
+      form: of the graph.
+    """
+    fused = fuse(model, form)
+    weights = {**fused.weights, "stem": dict(fused.weights["stem"])}
+    weights["stem"]["kernel"] = _by_frame(weights["stem"]["kernel"])
+    config = dataclasses.replace(fused.config, dtype=dtype)
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf).astype(config.compute_dtype), weights)
+    return Fused(weights, config, form)
+
+
+def _by_frame(kernel: Float[np.ndarray, "kh kw i o"]) -> Float[np.ndarray, "kh kw i o"]:
+    """Rows colour * T + frame, as the network counts, put in the order 3 * frame + colour."""
+    kh, kw, channels, out = kernel.shape
+    rows = np.asarray(kernel).reshape(kh, kw, 3, channels // 3, out)
+    return rows.swapaxes(2, 3).reshape(kernel.shape)
+
+
+def network(fused: Fused, manifest: Manifest) -> Network:
+    """What an exported file computes: clips as the manifest says, to logits in float32."""
+    scale = np.tile(1 / np.asarray(manifest.std, np.float32), manifest.num_frames)
+    mean = np.tile(np.asarray(manifest.mean, np.float32), manifest.num_frames)
+
+    def score(
+        clip: Float[Array, "n h w 3*t"] | UInt8[Array, "n h w 3*t"],
+    ) -> Float[Array, "n classes"]:
+        if manifest.uint8:
+            clip = (clip.astype(jnp.float32) - mean) * scale
+        return logits(fused, clip)
+
+    return score
+
+
+def input_shape(manifest: Manifest, batch: object) -> jax.ShapeDtypeStruct:
+    """The array that enters, for a batch that may be a symbol."""
+    shape = (batch, manifest.height, manifest.width, 3 * manifest.num_frames)
+    return jax.ShapeDtypeStruct(shape, jnp.uint8 if manifest.uint8 else jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feeds:
+    """Clips as a quantiser is fed with them: one at a time, as often as it likes.
+
+    Attributes:
+      clips: RGB, 0..255.
+      manifest: of the file that takes them.
+    """
+
+    clips: UInt8[np.ndarray, "n t h w 3"]
+    manifest: Manifest
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return ({INPUT: self.manifest.pack(clip[None])} for clip in self.clips)

@@ -1,0 +1,31 @@
+"""StableHLO: the program as XLA compiles it, for JAX, on CPUs, GPUs and TPUs."""
+
+from pathlib import Path
+
+import jax
+from jax import export as jax_export
+
+from squeezetime_jax.deploy.export_network import fold, input_shape, network
+from squeezetime_jax.deploy.manifest import Manifest
+from squeezetime_jax.deploy.packages import needs
+from squeezetime_jax.model.fused import Form
+from squeezetime_jax.model.squeezetime import SqueezeTime
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(model: SqueezeTime, path: Path, manifest: Manifest, calibration: object = None) -> None:
+    """Write `path`, which `jax.export.deserialize` opens.
+
+    The number of clips is left open, so what depends on it, weighing kernels for a single clip, is
+    left out.
+
+    Raises:
+      UserError: a package is missing.
+    """
+    needs("flatbuffers")
+    is_half = manifest.dtype == "bfloat16"
+    fused = fold(model, "bfloat16" if is_half else "float32", Form(weigh="input"))
+    (batch,) = jax_export.symbolic_shape("batch")
+    program = jax_export.export(jax.jit(network(fused, manifest)), platforms=_PLATFORMS)
+    path.write_bytes(program(input_shape(manifest, batch)).serialize())
