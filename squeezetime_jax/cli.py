@@ -216,6 +216,48 @@ def _bench(args: argparse.Namespace) -> None:
     console.print(benchmark.counts_table(*args.size))
 
 
+@_subcommand(
+    "Write a network for phones (LiteRT), CPUs (OpenVINO, ONNX) or any JAX device, and check it.",
+    "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
+    _arg("checkpoint", metavar="CKPT", help="a .pth file, or our own directory"),
+    _arg("--format", required=True, choices=("stablehlo", "onnx", "litert", "openvino")),
+    _arg(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16", "bfloat16", "int8"),
+        help="what it computes in; int8 wants --calibrate",
+    ),
+    _arg("--out", metavar="FILE", help="default: named after checkpoint and type, here"),
+    _arg("--size", type=_positive, metavar="PIXELS", help="side of a clip; default: as tested"),
+    _arg("--uint8", action="store_true", help="clips enter as 0..255; normalised inside"),
+    _arg("--calibrate", nargs="+", default=(), metavar="VIDEO", help="files, folders, or one list"),
+    _arg("--clips", type=_positive, default=128, metavar="N", help="of them, at most; default 128"),
+    _arg("--test", metavar="LIST", help="labelled videos (list, folder, shards): compare top-1"),
+    _arg("--root", metavar="FOLDER", help="what the lists' paths are relative to"),
+    _arg("--split", metavar="NAME", help="of shards"),
+    _arg("--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"),
+    _arg("--json", action="store_true", help="one JSON object, for programs"),
+)
+def _export(args: argparse.Namespace) -> int:
+    from squeezetime_jax.deploy.export_command import Request, export_checkpoint
+
+    request = Request(
+        checkpoint=args.checkpoint,
+        format=args.format,
+        dtype=args.dtype,
+        out=args.out,
+        size=args.size,
+        uint8=args.uint8,
+        calibrate=args.calibrate,
+        num_clips=args.clips,
+        test=args.test,
+        root=args.root,
+        split=args.split,
+        labels=args.labels,
+    )
+    return export_checkpoint(request, as_json=args.json)
+
+
 _VIEWS = (
     _arg("--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"),
     _arg(
