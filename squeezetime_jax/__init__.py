@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from squeezetime_jax.checkpoint.convert import from_state_dict as from_state_dict
     from squeezetime_jax.checkpoint.store import load as load
     from squeezetime_jax.evaluation.predict import predict as predict
+    from squeezetime_jax.evaluation.stream import Stream as Stream
     from squeezetime_jax.model.config import SqueezeTimeConfig as SqueezeTimeConfig
     from squeezetime_jax.model.squeezetime import SqueezeTime as SqueezeTime
 
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 _HOME = {
     "SqueezeTime": "squeezetime_jax.model.squeezetime",
     "SqueezeTimeConfig": "squeezetime_jax.model.config",
+    "Stream": "squeezetime_jax.evaluation.stream",
     "from_state_dict": "squeezetime_jax.checkpoint.convert",
     "load": "squeezetime_jax.checkpoint.store",
     "predict": "squeezetime_jax.evaluation.predict",

@@ -24,6 +24,7 @@ from squeezetime_jax.evaluation.predict import (
     read_ahead,
     top,
 )
+from squeezetime_jax.evaluation.stream import Moment
 from squeezetime_jax.evaluation.views import PAPER, Sampling, Scorer, parse_views, sampling_of
 from squeezetime_jax.model.squeezetime import MIN_SIDE, SqueezeTime
 
@@ -192,7 +193,7 @@ class _Teller:
             _print_table(best)
         return best
 
-    def moment(self, location: str, moment: live.Moment) -> None:
+    def moment(self, location: str, moment: Moment) -> None:
         """One moment of a stream."""
         best = top(moment.scores, self._names, self._count)
         if self._as_json:

@@ -9,12 +9,13 @@ import functools
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -22,6 +23,7 @@ from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.model.fused import Fused, features, fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
 PAPER = "10x3"
@@ -112,20 +114,25 @@ def _sampling_of_run(config: dict[str, Any]) -> Sampling:
     return Sampling.of(ViewProtocol(num_clips=1, frame_interval=int(interval) or None, **sizes))
 
 
+Network = Callable[[UInt8[np.ndarray, "n t h w 3"]], Float[np.ndarray, "n classes"]]
+"""Logits of clips, RGB, 0..255, by whatever computes them."""
+
+
 class Scorer:
     """A network with its weights on the devices, ready for views of videos.
 
+    The weights are folded for inference: `squeezetime_jax.model.fused`.
+
     Args:
-      model: the network, in evaluation mode.
+      model: the network; it is not kept.
       mesh: devices that share each batch of videos; by default the first device alone.
     """
 
     def __init__(self, model: SqueezeTime, mesh: Mesh | None = None) -> None:
         self.config = model.config
-        self._graph, state = nnx.split(model)
         self._devices = mesh.size if mesh else 1
         self.everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
-        self._state = jax.device_put(state, self.everywhere)
+        self._fused = jax.device_put(fuse(model), self.everywhere)
 
     def scores(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n classes"]:
         """Mean over the views of the softmax.
@@ -147,7 +154,7 @@ class Scorer:
         total: Array | None = None
         for start in range(0, num_views, chunk):
             some = views if chunk == num_views else _take(views, start, chunk)
-            outputs = network(self._graph, self._state, some, what=what)
+            outputs = network(self._fused, some, what=what)
             total = outputs if total is None else _add(total, outputs)
         assert total is not None
         return _divide(total, num_views)
@@ -159,30 +166,53 @@ class Scorer:
         return max(k for k in range(1, num_views + 1) if num_views % k == 0 and k <= fits)
 
 
+class RuntimeScorer:
+    """Scores views of videos by a network outside JAX, one clip at a time.
+
+    Args:
+      network: gives the logits of clips.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def scores(self, views: UInt8[np.ndarray, "n views t h w 3"]) -> Float[np.ndarray, "n classes"]:
+        """Mean over the views of the softmax.
+
+        Args:
+          views: RGB, 0..255.
+        """
+        return np.stack([self._score(video) for video in views])
+
+    def _score(self, video: np.ndarray) -> np.ndarray:
+        total: Any = 0.0
+        for clip in video:
+            (logits,) = self._network(clip[None])
+            shifted = np.exp(logits - logits.max())
+            total = total + shifted / shifted.sum()
+        return np.asarray(total / len(video), np.float32)
+
+
 @functools.cache
 def _network(backend: str) -> Any:
     """The compiled network; every `Scorer` of the same sizes shares its programs."""
-    options = dict(inference_options())
     return jax.jit(
-        _sum_over_views, static_argnums=0, static_argnames="what", compiler_options=options
+        _sum_over_views, static_argnames="what", compiler_options=dict(inference_options())
     )
 
 
 def _sum_over_views(
-    graph: Any,
-    state: Any,
+    fused: Fused,
     views: UInt8[Array, "n views t h w 3"],
     *,
     what: Literal["scores", "features"],
 ) -> Float[Array, "n outputs"]:
-    model = nnx.merge(graph, state)
     n, num_views = views.shape[:2]
-    clips = views.reshape(n * num_views, *views.shape[2:])
-    clips = normalise(clips, model.config.param_dtype)
+    clips = normalise(views.reshape(n * num_views, *views.shape[2:]), fused.config.param_dtype)
     if what == "scores":
-        outputs = jax.nn.softmax(model(clips))
+        outputs = jax.nn.softmax(logits(fused, clips))
     else:
-        outputs = jnp.mean(model.features(clips), (1, 2)).astype(model.config.param_dtype)
+        outputs = jnp.mean(features(fused, clips), (1, 2)).astype(fused.config.param_dtype)
     return outputs.reshape(n, num_views, -1).sum(axis=1)
 
 

@@ -12,6 +12,7 @@ holds these choices.
 """
 
 import dataclasses
+import functools
 import itertools
 from typing import Any, Literal
 
@@ -47,6 +48,9 @@ from squeezetime_jax.model.tfc import convolve, pool_space, temporal_focus_weigh
 
 Tree = dict[str, Any]
 
+# Above so many channels, writing the merged kernel anew for each clip costs what merging saves.
+_MERGED_CHANNELS = 256
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form:
@@ -55,13 +59,15 @@ class Form:
     Attributes:
       halving: the depthwise 2x2 convolution of stride 2 as "slices", four strided multiply-adds,
         or as a "grouped" convolution, one operation that runtimes for phones know.
+      max_pool: the stem's pool as maxima of strided "slices", or as the "window" operation.
       pointwise: 1x1 convolutions as a matrix "product" or as a "convolution".
-      merge: whether 1x1 convolutions that read the same map are one, cut apart afterwards.
+      merge: whether convolutions that read the same map are one, cut apart afterwards.
       weigh: whether the temporal focus weights multiply the "input" of their convolutions, or what
         is "cheapest": for a single clip, the kernel where that is smaller than the map.
     """
 
     halving: Literal["slices", "grouped"] = "slices"
+    max_pool: Literal["slices", "window"] = "window"
     pointwise: Literal["product", "convolution"] = "product"
     merge: bool = True
     weigh: Literal["cheapest", "input"] = "cheapest"
@@ -72,7 +78,7 @@ class Form:
         return CPU if backend == "cpu" else ACCELERATOR
 
 
-CPU = Form()
+CPU = Form(max_pool="slices", pointwise="convolution")
 ACCELERATOR = Form()
 EXPORT = Form(halving="grouped", pointwise="convolution", merge=False, weigh="input")
 """One operation of the graph for each of the network's, for converters to other runtimes."""
@@ -193,9 +199,11 @@ def _folded(conv: Conv | DepthwiseHalving, norm: BatchNorm) -> Tree:
 
 
 def _merged(*convs: Tree) -> Tree:
-    return {
-        name: np.concatenate([conv[name] for conv in convs], axis=-1) for name in ("kernel", "bias")
-    }
+    def join(name: str) -> Any:
+        arrays = [conv[name] for conv in convs]
+        return (np if isinstance(arrays[0], np.ndarray) else jnp).concatenate(arrays, axis=-1)
+
+    return {name: join(name) for name in ("kernel", "bias")}
 
 
 def logits(fused: Fused, clips: Float[Array, "n *_"]) -> Float[Array, "n classes"]:
@@ -228,16 +236,20 @@ def features(fused: Fused, clips: Float[Array, "n *_"]) -> Float[Array, "n fh fw
         check_clips(clips, fused.config.num_frames)
         clips = squeeze(clips.astype(fused.config.compute_dtype))
     weights = jax.tree.map(jnp.asarray, fused.weights)  # the functions below take JAX's arrays
-    x = _stem(weights["stem"], clips.astype(fused.config.compute_dtype))
+    x = _stem(weights["stem"], clips.astype(fused.config.compute_dtype), fused.form)
     for block in itertools.chain.from_iterable(weights["stages"]):
         x = _block(fused, block, x)
     return x
 
 
-def _stem(stem: Tree, x: Array) -> Array:
+def _stem(stem: Tree, x: Array, form: Form) -> Array:
     x = jax.nn.relu(convolve(x, **stem, stride=2))
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros, as in the network: see its stem
-    return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+    if form.max_pool == "window":
+        return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+    height, width = (side - 2 for side in x.shape[1:3])
+    x = functools.reduce(jnp.maximum, [x[:, k : k + height : 2] for k in range(3)])
+    return functools.reduce(jnp.maximum, [x[:, :, k : k + width : 2] for k in range(3)])
 
 
 def _block(fused: Fused, block: Tree, x: Array) -> Array:
@@ -293,27 +305,43 @@ def _middle(fused: Fused, tree: Tree, x: Array) -> Array:
 
 def _interaction(tree: Tree, x: Array, focus: Array | None, form: Form) -> Array:
     """The inter-temporal object interaction branch (Eq. 6)."""
-    long = jax.nn.relu(_focused_conv(tree["narrow"], x, focus, form))
+    short, narrow = tree["short"], tree["narrow"]
+    if form.merge and _weighs_kernel(narrow, x, focus, form) and x.shape[-1] <= _MERGED_CHANNELS:
+        assert focus is not None
+        both = _conv(_merged(short, _weighted(narrow, focus)), x, form)
+        near, long = both[..., : -narrow["bias"].size], both[..., -narrow["bias"].size :]
+    else:
+        near, long = _conv(short, x, form), _focused_conv(narrow, x, focus, form)
+    long = jax.nn.relu(long)
     if "position" in tree:
         long = long + resize_grid(tree["position"], x.shape[1:3])
     long = jax.nn.relu(_conv(tree["interact"], long, form))
-    return _conv(tree["short"], x, form) * jax.nn.sigmoid(_conv(tree["widen"], long, form))
+    return near * jax.nn.sigmoid(_conv(tree["widen"], long, form))
 
 
 def _focused_conv(conv: Tree, x: Array, focus: Array | None, form: Form) -> Array:
-    """The temporal focus convolution (Eq. 5), in the cheaper of its two forms."""
+    """The temporal focus convolution (Eq. 5), in one of its two forms."""
     if focus is None:
         return _conv(conv, x, form)
-    height, width, _, out = conv["kernel"].shape
-    is_small = height * width * out < x.shape[1] * x.shape[2]
-    if form.weigh == "cheapest" and x.shape[0] == 1 and is_small:
-        return _conv({**conv, "kernel": conv["kernel"] * focus[0][:, None]}, x, form)
+    if _weighs_kernel(conv, x, focus, form):
+        return _conv(_weighted(conv, focus), x, form)
     return _conv(conv, x * focus[:, None, None, :], form)
 
 
+def _weighs_kernel(conv: Tree, x: Array, focus: Array | None, form: Form) -> bool:
+    """Whether the temporal focus weights go into the kernel: one clip, and the kernel smaller."""
+    height, width, _, out = conv["kernel"].shape
+    return (
+        focus is not None
+        and form.weigh == "cheapest"
+        and x.shape[0] == 1
+        and height * width * out < x.shape[1] * x.shape[2]
+    )
+
+
+def _weighted(conv: Tree, focus: Array) -> Tree:
+    return {**conv, "kernel": conv["kernel"] * focus[0][:, None]}
+
+
 def _conv(conv: Tree, x: Array, form: Form) -> Array:
-    kernel, bias = conv["kernel"], conv.get("bias")
-    if kernel.shape[:2] == (1, 1) and form.pointwise == "product":
-        y = x @ kernel[0, 0]
-        return y if bias is None else y + bias
-    return convolve(x, kernel, bias)
+    return convolve(x, conv["kernel"], conv.get("bias"), pointwise=form.pointwise)

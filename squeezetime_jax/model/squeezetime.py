@@ -78,7 +78,7 @@ class SqueezeTime(nnx.Module):
         """
         return self.stage_maps(clips)[-1]
 
-    def stage_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n ? ? ?"]]:
+    def stage_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n _ _ _"]]:
         """The feature maps that the four stages end with.
 
         Args and Raises: as for calling the network.

@@ -138,21 +138,6 @@ def test_a_stream_over_the_network(model: st.SqueezeTime, long_video: Path) -> N
         server.shutdown()
 
 
-def test_a_slow_network_sees_the_latest_frames_of_a_live_stream() -> None:
-    read = threading.Event()
-
-    def frames():
-        for number in range(5):
-            yield float(number), np.full((2, 2, 3), number, np.uint8)
-        read.set()
-
-    with live._Latest(frames()) as latest:
-        assert read.wait(10)
-        seen = [(len(images), seconds) for images, seconds in latest]
-    assert sum(count for count, _ in seen) == 5
-    assert seen[-1][1] == 4.0
-
-
 def test_a_stream_too_short_for_a_clip(model: st.SqueezeTime, tmp_path: Path) -> None:
     path = tmp_path / "short.mp4"
     motion.encode(path, np.zeros((3, 32, 32, 3), np.uint8))

@@ -9,7 +9,18 @@ import pytest
 from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
-from squeezetime_jax.model.fused import EXPORT, Form, Fused, features, fuse, logits
+from squeezetime_jax.model.fused import (
+    ACCELERATOR,
+    CPU,
+    EXPORT,
+    Form,
+    Fused,
+    classify,
+    features,
+    fuse,
+    logits,
+)
+from squeezetime_jax.model.squeezetime import squeeze
 
 # Sides that halve to odd ones, and position grids of another size than the maps.
 SIZE = (72, 90)
@@ -17,13 +28,12 @@ VARIANTS = {
     "basic": SqueezeTimeConfig.tiny(),
     "bottleneck": SqueezeTimeConfig.tiny(depth=50, width=0.25),
     "maximum": SqueezeTimeConfig.tiny(pooling="max"),
-    "tfc": SqueezeTimeConfig.tiny(depth=50, branches="tfc"),
-    "ioi": SqueezeTimeConfig.tiny(depth=50, branches="ioi", temporal_focus=False),
+    "tfc": SqueezeTimeConfig.tiny(branches="tfc"),
+    "ioi": SqueezeTimeConfig.tiny(branches="ioi", temporal_focus=False),
     "no position": SqueezeTimeConfig.tiny(branches="ioi", position_encoding=False),
-    "plain": SqueezeTimeConfig.tiny(depth=50, branches="conv3x3"),
+    "plain": SqueezeTimeConfig.tiny(branches="conv3x3"),
     "1x1": SqueezeTimeConfig.tiny(branches="tfc", temporal_focus=False),
     "ava": SqueezeTimeConfig.tiny(strides=(1, 2, 2, 1), num_frames=8, width=0.1875),
-    "double": SqueezeTimeConfig.tiny(dtype="float64"),
 }
 
 
@@ -44,9 +54,9 @@ def network(config: SqueezeTimeConfig) -> SqueezeTime:
     return model
 
 
-def draw_clips(config: SqueezeTimeConfig, n: int, size: tuple[int, int] = SIZE) -> jax.Array:
-    shape = (n, config.num_frames, *size, 3)
-    return jnp.asarray(np.random.default_rng(n).standard_normal(shape), config.param_dtype)
+def draw_clips(config: SqueezeTimeConfig) -> jax.Array:
+    shape = (2, config.num_frames, *SIZE, 3)
+    return jnp.asarray(np.random.default_rng(1).standard_normal(shape), config.param_dtype)
 
 
 def error(found: jax.Array, wanted: jax.Array) -> float:
@@ -55,11 +65,13 @@ def error(found: jax.Array, wanted: jax.Array) -> float:
 
 @jax.jit
 def both(fused: Fused, clips: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return features(fused, clips), logits(fused, clips)
+    feature_map = features(fused, clips)
+    return feature_map, classify(fused, feature_map)
 
 
 @functools.cache
-def wanted(config: SqueezeTimeConfig, n: int) -> tuple[jax.Array, jax.Array]:
+def wanted(config: SqueezeTimeConfig) -> tuple[jax.Array, jax.Array]:
+    """Feature map and logits of the network itself."""
     graph, state = nnx.split(network(config))
 
     @jax.jit
@@ -68,19 +80,60 @@ def wanted(config: SqueezeTimeConfig, n: int) -> tuple[jax.Array, jax.Array]:
         feature_map = model.features(clips)
         return feature_map, model.head(feature_map)
 
-    return run(state, draw_clips(config, n))
+    return run(state, draw_clips(config))
+
+
+def check(config: SqueezeTimeConfig, form: Form, n: int, bound: float = 1e-5) -> None:
+    found = both(fuse(network(config), form), draw_clips(config)[:n])
+    for ours, theirs in zip(found, wanted(config), strict=True):
+        assert ours.shape == (n, *theirs.shape[1:])
+        assert ours.dtype == theirs.dtype
+        assert error(ours, theirs[:n]) < bound
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("n", [1, 2])
-def test_equals_the_network(name: str, n: int) -> None:
-    config = VARIANTS[name]
-    with jax.enable_x64(config.dtype == "float64"):
-        clips = draw_clips(config, n)
-        bound = 1e-13 if config.dtype == "float64" else 1e-5
-        for form in (Form.of("cpu"), EXPORT):
-            found = both(fuse(network(config), form), clips)
-            for ours, theirs in zip(found, wanted(config, n), strict=True):
-                assert ours.shape == theirs.shape
-                assert ours.dtype == theirs.dtype
-                assert error(ours, theirs) < bound, form
+def test_equals_the_network(name: str) -> None:
+    check(VARIANTS[name], CPU, 1)
+
+
+@pytest.mark.parametrize("name", ["basic", "bottleneck"])
+@pytest.mark.parametrize("form", [CPU, ACCELERATOR, EXPORT], ids=["cpu", "accelerator", "export"])
+def test_equals_the_network_on_several_clips(name: str, form: Form) -> None:
+    check(VARIANTS[name], form, 2)
+
+
+@pytest.mark.usefixtures("float64")
+def test_equals_the_network_in_double_precision() -> None:
+    check(SqueezeTimeConfig.tiny(dtype="float64"), CPU, 1, bound=1e-13)
+
+
+def test_bfloat16_stays_near() -> None:
+    config = SqueezeTimeConfig.tiny(dtype="bfloat16")
+    fused = fuse(network(config))
+    assert fused.weights["stem"]["kernel"].dtype == jnp.bfloat16
+    check(config, fused.form, 2, bound=0.05)
+
+
+def test_squeezed_clips_are_taken() -> None:
+    config = VARIANTS["basic"]
+    clips = draw_clips(config)
+    found = jax.jit(logits)(fuse(network(config)), squeeze(clips))
+    assert error(found, wanted(config)[1]) < 1e-5
+
+
+def test_no_batch_norm_is_left() -> None:
+    """Adding and multiplying by channel: a bias for each convolution, and no factor."""
+    fused = fuse(network(VARIANTS["bottleneck"]), EXPORT)
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(fused.weights)}
+    assert names == {"kernel", "bias", "shift", "reduce", "expand", "position"}
+
+
+def test_exports_are_of_plain_operations() -> None:
+    config = SqueezeTimeConfig.tiny(depth=18)
+    shape = jax.ShapeDtypeStruct((1, 64, 64, 12), jnp.float32)
+    fused = fuse(network(config), EXPORT)
+    graph = str(jax.make_jaxpr(lambda clips: logits(fused, clips))(shape))
+    assert graph.count("feature_group_count=8") == 1  # the first of three halvings
+    assert " slice[" not in graph
+    assert " reduce_window_max" in graph
+    assert "padding=((0, 0), (0, 0), (0, 0), (0, 0))" in graph  # of the max-pool
