@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from squeezetime_jax.checkpoint.torch_names import (
     rows,
 )
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.abstract import abstract_model, flat_leaves
+from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
@@ -41,6 +41,28 @@ logger = logging.getLogger(__name__)
 
 _META = "squeezetime_jax"  # in a file's `meta`: our configuration, for what no shape tells
 _NOT_IN_SHAPES = ("dropout", "pooling", "bn_group_size", "dtype")
+
+N = TypeVar("N", bound=SqueezeTime)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind(Generic[N]):
+    """A kind of network, as released files hold it.
+
+    Attributes:
+      network: its class.
+      head: what released names of its classifier begin with.
+    """
+
+    network: type[N]
+    head: str
+
+    def abstract(self, config: SqueezeTimeConfig) -> N:
+        """The network as shapes."""
+        return nnx.eval_shape(lambda: self.network(config, nnx.Rngs(0)))
+
+
+RECOGNISER: Kind[SqueezeTime] = Kind(SqueezeTime, HEAD)
 _HALVING = re.compile(r"layer\d\.0\.downsample\.")
 
 
@@ -63,15 +85,27 @@ def from_state_dict(
       CheckpointError: an entry is not accounted for.
     """
     tensors = {name: np.asarray(array) for name, array in arrays.items()}
-    model, report = convert(tensors, np.asarray, "the state dict", allow=allow, changes=changes)
+    model, report = convert(
+        tensors, np.asarray, "the state dict", kind=RECOGNISER, allow=allow, changes=changes
+    )
     announce(report)
     return model
 
 
 def from_torch_file(
-    path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
-) -> tuple[SqueezeTime, Report]:
-    """Build the network from a released `.pth` file; arguments as for `from_state_dict`.
+    path: str | os.PathLike[str],
+    *,
+    kind: Kind[N] = RECOGNISER,  # type: ignore[assignment]
+    allow: str | Iterable[str] = (),
+    **changes: Any,
+) -> tuple[N, Report]:
+    """Build a network from a released `.pth` file; other arguments as for `from_state_dict`.
+
+    Args:
+      path: the file.
+      kind: what to build.
+      allow: entries that may be unaccounted for.
+      **changes: fields to have otherwise.
 
     Returns:
       The network in evaluation mode, and what became of every entry.
@@ -83,18 +117,26 @@ def from_torch_file(
         tensors, left_out = _state_dict(file)
         known = _known_config(file)
         model, report = convert(
-            tensors, file.read, file.path, allow=allow, changes={**known, **changes}
+            tensors,
+            file.read,
+            file.path,
+            kind=kind,
+            allow=allow,
+            changes={**known, **changes},
         )
     report.left_out.update(left_out)
     return model, report
 
 
-def to_state_dict(model: SqueezeTime, prefix: str = "backbone.net.") -> dict[str, np.ndarray]:
+def to_state_dict(
+    model: SqueezeTime, prefix: str = "backbone.net.", head: str = HEAD
+) -> dict[str, np.ndarray]:
     """The network as a PyTorch state dict, in PyTorch's order and layout.
 
     Args:
       model: the network.
-      prefix: what stands before the backbone's names; the head's are "cls_head.fc_cls.*".
+      prefix: what stands before the backbone's names.
+      head: what stands before the classifier's.
 
     Returns:
       Released name -> a new array. The counters `num_batches_tracked`, which nothing here
@@ -107,12 +149,16 @@ def to_state_dict(model: SqueezeTime, prefix: str = "backbone.net.") -> dict[str
             array = np.zeros((), np.int64)
         else:
             array = np.array(row.layout.to_released(np.asarray(leaves[row.path][...])), order="C")
-        state_dict[full_name(row.name, prefix)] = array
+        state_dict[full_name(row.name, prefix, head)] = array
     return state_dict
 
 
 def to_torch_file(
-    path: str | os.PathLike[str], model: SqueezeTime, *, labels: list[str] | None = None
+    path: str | os.PathLike[str],
+    model: SqueezeTime,
+    *,
+    labels: list[str] | None = None,
+    head: str = HEAD,
 ) -> None:
     """Write the network as a `.pth` that the authors' code loads with `strict=True`.
 
@@ -122,7 +168,7 @@ def to_torch_file(
     meta: dict[str, Any] = {_META: config_to_json(model.config)}
     if labels is not None:
         meta["dataset_meta"] = {"classes": labels}
-    write_torch_file(path, {"meta": meta, "state_dict": to_state_dict(model)})
+    write_torch_file(path, {"meta": meta, "state_dict": to_state_dict(model, head=head)})
 
 
 def config_to_json(config: SqueezeTimeConfig) -> dict[str, Any]:
@@ -156,27 +202,29 @@ def convert(
     read: Callable[[Any], np.ndarray],
     source: str,
     *,
+    kind: Kind[N] = RECOGNISER,  # type: ignore[assignment]
     config: SqueezeTimeConfig | None = None,
     allow: str | Iterable[str] = (),
     changes: Mapping[str, Any],
-) -> tuple[SqueezeTime, Report]:
+) -> tuple[N, Report]:
     """Build a network from tensors and account for each.
 
     Args:
       tensors: released name -> something with a `shape` and a `dtype`.
       read: gives a tensor's array.
       source: where they come from, for messages.
+      kind: what to build.
       config: what the tensors are of, if known; else read off the shapes.
       allow: as for `from_state_dict`.
       changes: as for `from_state_dict`.
     """
     patterns = _compile(source, allow)
-    by_bare = _by_bare_name(tensors, source)
+    by_bare = _by_bare_name(tensors, source, kind.head)
     config = _config(
         source, config, {bare: tensors[n].shape for bare, n in by_bare.items()}, changes
     )
-    model = abstract_model(config)
-    filling = _Filling(source, config, flat_leaves(model), tensors, read, by_bare, changes)
+    model = kind.abstract(config)
+    filling = _Filling(kind, source, config, flat_leaves(model), tensors, read, by_bare, changes)
     report = filling.report
     filling.plan()
     unaccounted = (*report.missing, *report.unexpected, *report.mismatched)
@@ -185,7 +233,7 @@ def convert(
     return filled(model, filling.fill()), report
 
 
-def filled(model: SqueezeTime, arrays: Mapping[str, Array]) -> SqueezeTime:
+def filled(model: N, arrays: Mapping[str, Array]) -> N:
     """The abstract network with arrays for its leaves, in evaluation mode."""
     graph, state = nnx.split(model)
     leaves = [
@@ -202,6 +250,7 @@ class _Filling:
 
     def __init__(
         self,
+        kind: Kind,
         source: str,
         config: SqueezeTimeConfig,
         leaves: dict[str, nnx.Variable],
@@ -211,6 +260,7 @@ class _Filling:
         changes: Mapping[str, Any],
     ) -> None:
         self.report = Report(source, config)
+        self._kind = kind
         self._leaves, self._tensors, self._read = leaves, tensors, read
         self._by_bare, self._changes = by_bare, changes
         self._sources: dict[str, tuple[Row, str]] = {}  # our path -> which tensor fills it
@@ -239,7 +289,7 @@ class _Filling:
         """Leaves of a new network, which is let go before anything is read."""
         if not paths:
             return {}
-        leaves = flat_leaves(SqueezeTime(self.report.config, nnx.Rngs(0)))
+        leaves = flat_leaves(self._kind.network(self.report.config, nnx.Rngs(0)))
         return {path: leaves[path][...] for path in paths}
 
     def _array(self, row: Row, name: str) -> Array:
@@ -252,7 +302,7 @@ class _Filling:
         return jax.device_put(copy)
 
     def _plan_missing(self, row: Row) -> None:
-        name = full_name(row.name)
+        name = full_name(row.name, head=self._kind.head)
         if "num_classes" in self._changes and row.name.startswith(HEAD):
             self.report.adapted[name] = "not in the file, a new head drawn"
         elif "strides" in self._changes and _HALVING.match(row.name):
@@ -313,10 +363,10 @@ def _compile(source: str, allow: str | Iterable[str]) -> list[re.Pattern[str]]:
         ) from None
 
 
-def _by_bare_name(tensors: Mapping[str, Any], source: str) -> dict[str, str]:
+def _by_bare_name(tensors: Mapping[str, Any], source: str, head: str) -> dict[str, str]:
     by_bare: dict[str, str] = {}
     for name in tensors:
-        other = by_bare.setdefault(bare_name(name), name)
+        other = by_bare.setdefault(bare_name(name, head), name)
         if other != name:
             raise CheckpointError(
                 f"{source}: {other!r} and {name!r} name one weight; give one network's state dict"

@@ -35,6 +35,14 @@ class Global:
     name: str
 
 
+class Buildable:
+    """A stand-in that a call gave and that takes a state afterwards, as an object would."""
+
+    def set_state(self, state: Any) -> None:
+        """Take the state."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Inert:
     """A value that is not built: a call's result, an object, a set, long bytes.
@@ -50,6 +58,9 @@ def loads(
     data: bytes,
     functions: Mapping[str, Callable[[tuple[Any, ...]], Any]],
     persistent: Callable[[Any], Any],
+    *,
+    keep_bytes: bool = False,
+    max_opcodes: int = MAX_OPCODES,
 ) -> Any:
     """Read one pickle.
 
@@ -58,16 +69,18 @@ def loads(
       functions: by dotted name, what stands in for a call (`REDUCE`) of it; it gets the
         arguments as a tuple. Any other call gives an `Inert`.
       persistent: what stands in for a persistent id.
+      keep_bytes: whether bytes, and text of any length, are kept; else they become `Inert`.
+      max_opcodes: steps to take at most.
 
     Returns:
       The value at the top of the stack at the end.
 
     Raises:
-      PickleError: the bytes are damaged, or ask for more than `MAX_OPCODES` steps.
+      PickleError: the bytes are damaged, or ask for more than `max_opcodes` steps.
     """
-    machine = _Machine(functions, persistent)
+    machine = _Machine(functions, persistent, keep_bytes)
     opcodes = pickletools.genops(data)
-    for _ in range(MAX_OPCODES):
+    for _ in range(max_opcodes):
         try:
             opcode, argument, position = next(opcodes)
         except MemoryError:
@@ -82,7 +95,7 @@ def loads(
             raise PickleError(
                 f"opcode {opcode.name} at byte {position} has nothing to work on"
             ) from None
-    raise PickleError(f"more than {MAX_OPCODES:,} opcodes")
+    raise PickleError(f"more than {max_opcodes:,} opcodes")
 
 
 def _one_line(error: Exception) -> str:
@@ -117,8 +130,10 @@ class _Machine:
         self,
         functions: Mapping[str, Callable[[tuple[Any, ...]], Any]],
         persistent: Callable[[Any], Any],
+        keep_bytes: bool,
     ) -> None:
         self._functions = functions
+        self._keep_bytes = keep_bytes
         self._persistent = persistent
         self._stack: list[Any] = []
         self._below_marks: list[list[Any]] = []
@@ -126,6 +141,10 @@ class _Machine:
 
     def push(self, value: Any) -> None:
         self._stack.append(value)
+
+    def push_value(self, value: Any) -> None:
+        keeps = self._keep_bytes and isinstance(value, bytes | bytearray | str)
+        self.push(value if keeps else _plain(value))
 
     def pop(self) -> Any:
         return self._stack.pop()
@@ -220,8 +239,10 @@ class _Machine:
         self.push(Inert(_made_by(_global(name))))
 
     def build(self) -> None:
-        self.pop()  # the state an object would be given
-        _ = self._stack[-1]
+        state = self.pop()
+        target = self._stack[-1]
+        if isinstance(target, Buildable):
+            target.set_state(state)
 
     def persistent_id(self, identity: Any) -> None:
         self.push(self._persistent(identity))
@@ -289,7 +310,7 @@ def _actions() -> dict[str, _Action]:
     values = "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT"
     values += " STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8"
     values += " BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
-    return actions | dict.fromkeys(values.split(), lambda m, value: m.push(_plain(value)))
+    return actions | dict.fromkeys(values.split(), lambda m, value: m.push_value(value))
 
 
 _ACTIONS = _actions()

@@ -18,6 +18,7 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.config import BLOCKS, SqueezeTimeConfig
 
 HEAD = "cls_head.fc_cls."
+DETECTOR_HEAD = "roi_head.bbox_head.fc_cls."
 COUNTER = ".num_batches_tracked"
 
 
@@ -162,15 +163,16 @@ _BACKBONE = re.compile(r"(?:module\.)*(?:backbone\.)?(?:net\.)?(?=(?:conv1|bn1|l
 _OTHER = re.compile(r"(?:module\.)*")
 
 
-def bare_name(name: str) -> str:
-    """A released name without its prefix; the head keeps its own."""
+def bare_name(name: str, head: str = HEAD) -> str:
+    """A released name without its prefix; a head keeps its own, but `head` becomes `HEAD`."""
     match = _BACKBONE.match(name) or _OTHER.match(name)
-    return name[match.end() :] if match else name
+    bare = name[match.end() :] if match else name
+    return HEAD + bare.removeprefix(head) if bare.startswith(head) else bare
 
 
-def full_name(bare: str, prefix: str = "backbone.net.") -> str:
-    """The name in a recogniser's file."""
-    return bare if bare.startswith(HEAD) else prefix + bare
+def full_name(bare: str, prefix: str = "backbone.net.", head: str = HEAD) -> str:
+    """The name in a file of a network whose classifier is called `head`."""
+    return head + bare.removeprefix(HEAD) if bare.startswith(HEAD) else prefix + bare
 
 
 def infer_config(shapes: dict[str, tuple[int, ...]]) -> SqueezeTimeConfig:

@@ -13,7 +13,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import grain
@@ -31,6 +31,21 @@ _log = logging.getLogger(__name__)
 
 Crop = Literal["multi_scale", "center"]
 Batch = dict[str, np.ndarray]
+Sample = dict[str, Any]
+DrawSample = Callable[[np.random.Generator, int], Sample]
+
+
+class UnreadableRecord(UserError):
+    """A record that another one may stand in for.
+
+    Attributes:
+      name: of the record, by which it is counted once.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(reason)
+        self.name = name
+
 
 # Share of a data set's videos that training may replace before it is an error.
 MAX_BAD_SHARE = 0.01
@@ -154,19 +169,60 @@ def train_batches(
     Raises:
       UserError: the batch does not divide, or there are fewer videos than a batch holds.
     """
+    clip = TrainingClip(num_frames, frame_interval, short_side, size, crop)
+    return endless_batches(
+        functools.partial(_labelled_clip, source, clip),
+        len(source),
+        batch_size=batch_size,
+        seed=seed,
+        sample_bytes=num_frames * size * size * 3,
+        workers=workers,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def endless_batches(
+    draw: DrawSample,
+    num_records: int,
+    *,
+    batch_size: int,
+    seed: int,
+    sample_bytes: int,
+    workers: int = 0,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainBatches:
+    """Shuffled batches of samples of any task without end; as `train_batches`.
+
+    Args:
+      draw: the arrays of a record's sample, drawn with the generator; may raise UnreadableRecord,
+        and then another record stands in. It must be picklable where there are workers.
+      num_records: records of an epoch.
+      batch_size: as for `train_batches`, and the other arguments likewise.
+      seed: of order and samples.
+      sample_bytes: size of a sample, about, for how many wait to be taken.
+      workers: decoding processes.
+      start_step: batches to leave out.
+      process_index: this host.
+      process_count: hosts.
+
+    Raises:
+      UserError: the batch does not divide, or there are fewer records than a batch holds.
+    """
     local_size = _local_size(batch_size, process_count)
-    if len(source) < batch_size:
+    if num_records < batch_size:
         raise UserError(
-            f"batch_size: found {batch_size}, more than the source's {len(source)} videos; choose a"
+            f"batch_size: found {batch_size}, more than the source's {num_records} videos; choose a"
             " smaller batch"
         )
-    clip = TrainingClip(num_frames, frame_interval, short_side, size, crop)
-    numbers = grain.MapDataset.range(len(source)).shuffle(seed % 2**32).repeat()
-    samples = numbers.map_with_index(functools.partial(_training_sample, source, clip, seed))
+    numbers = grain.MapDataset.range(num_records).shuffle(seed % 2**32).repeat()
+    samples = numbers.map_with_index(functools.partial(_training_sample, draw, num_records, seed))
     samples = samples[process_index::process_count][start_step * local_size :]
-    ahead = _ahead(local_size, num_frames * size * size * 3)
-    batches = _read(samples, workers, ahead).batch(local_size, batch_fn=_collate)
-    return TrainBatches(batches, len(source))
+    batches = _read(samples, workers, _ahead(local_size, sample_bytes))
+    return TrainBatches(batches.batch(local_size, batch_fn=_collate), num_records)
 
 
 class EvalBatches:
@@ -235,13 +291,50 @@ def eval_batches(
     Raises:
       UserError: the batch does not divide; from the iterator, the list of unreadable videos.
     """
+    shape = (protocol.num_frames, protocol.crop_size, protocol.crop_size, 3)
+    blank = np.broadcast_to(np.zeros((), np.uint8), (protocol.num_views, *shape))
+    return ordered_batches(
+        functools.partial(_labelled_views, source, protocol),
+        {"clips": blank, "labels": np.int32(0)},
+        len(source),
+        batch_size=batch_size,
+        workers=workers,
+        skip_unreadable=skip_unreadable,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def ordered_batches(
+    look: Callable[[int], Sample],
+    blank: Sample,
+    num_records: int,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    skip_unreadable: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvalBatches:
+    """Samples of any task, each record's exactly once, in order; as `eval_batches`.
+
+    Args:
+      look: the arrays of a record's sample; may raise UnreadableRecord. It must be picklable where
+        there are workers.
+      blank: arrays of the same shapes, for padding and for records that cannot be read.
+      num_records: how many there are.
+      batch_size: as for `eval_batches`, and the other arguments likewise.
+      workers: decoding processes.
+      skip_unreadable: leave out records that cannot be read.
+      process_index: this host.
+      process_count: hosts.
+    """
     local_size = _local_size(batch_size, process_count)
-    number = -(-len(source) // batch_size)
+    number = -(-num_records // batch_size)
     numbers = grain.MapDataset.range(number * batch_size)  # those past the end are padding
-    samples = numbers.map(functools.partial(_evaluation_sample, source, protocol))
+    samples = numbers.map(functools.partial(_evaluation_sample, look, blank, num_records))
     samples = samples[process_index::process_count]
-    clip_bytes = protocol.num_frames * protocol.crop_size**2 * 3
-    ahead = _ahead(local_size, protocol.num_views * clip_bytes)
+    ahead = _ahead(local_size, sum(value.nbytes for value in blank.values()))
     batches = _read(samples, workers, ahead).batch(local_size, batch_fn=_collate)
     return EvalBatches(batches, number, skip_unreadable)
 
@@ -302,47 +395,55 @@ def _global_arrays(
     }
 
 
-Sample = dict[str, Any]
+def _labelled_clip(
+    source: Source, clip: TrainingClip, rng: np.random.Generator, number: int
+) -> Sample:
+    record = source[number]
+    try:
+        return {"clips": clip.cut(record, rng), "labels": np.int32(record.label)}
+    except UserError as error:
+        raise UnreadableRecord(record.name, str(error)) from None
 
 
 def _training_sample(
-    source: Source, clip: TrainingClip, seed: int, position: int, number: int
+    draw: DrawSample, num_records: int, seed: int, position: int, number: int
 ) -> Sample:
     """The sample at a position of the endless order of records."""
-    epoch = position // len(source)
-    rng = np.random.default_rng([seed, epoch, number])
+    rng = np.random.default_rng([seed, position // num_records, number])
     bad: list[tuple[str, str]] = []
     for _ in range(1 + _REPLACEMENTS):
-        record = source[number]
         try:
-            return {"clips": clip.cut(record, rng), "labels": np.int32(record.label), "bad": bad}
-        except UserError as error:
-            bad.append((record.name, str(error)))
-            number = int(rng.integers(len(source)))
+            return {**draw(rng, number), "bad": bad}
+        except UnreadableRecord as error:
+            bad.append((error.name, str(error)))
+            number = int(rng.integers(num_records))
     raise _too_many(dict(bad))
 
 
-def _evaluation_sample(source: Source, protocol: ViewProtocol, number: int) -> Sample:
-    """All views of a video; blank, with a false mask, where there is none to be read."""
-    label, bad = 0, []
-    views: np.ndarray | None = None
-    if number < len(source):
-        record = source[number]
-        label = record.label
+def _labelled_views(source: Source, protocol: ViewProtocol, number: int) -> Sample:
+    record = source[number]
+    try:
+        with record.open() as video:
+            views = transforms.views(video, protocol)
+    except UserError as error:
+        raise UnreadableRecord(record.name, str(error)) from None
+    return {"clips": views, "labels": np.int32(record.label)}
+
+
+def _evaluation_sample(
+    look: Callable[[int], Sample], blank: Sample, num_records: int, number: int
+) -> Sample:
+    """A record's sample; blank, with a false mask, where there is none to be read."""
+    sample, bad = blank, []
+    if number < num_records:
         try:
-            with record.open() as video:
-                views = transforms.views(video, protocol)
-        except UserError as error:
-            bad.append((record.name, str(error)))
-    if views is None:
-        size = protocol.crop_size
-        blank = np.zeros((), np.uint8)
-        views = np.broadcast_to(blank, (protocol.num_views, protocol.num_frames, size, size, 3))
+            sample = look(number)
+        except UnreadableRecord as error:
+            bad.append((error.name, str(error)))
     return {
-        "clips": views,
-        "labels": np.int32(label),
+        **sample,
         "video_ids": np.int32(number),
-        "mask": np.bool_(number < len(source) and not bad),
+        "mask": np.bool_(number < num_records and not bad),
         "bad": bad,
     }
 

@@ -26,7 +26,7 @@ def resize_short_side(
     """
     height, width = frames.shape[-3:-1]
     factor = short_side / min(height, width)
-    return _resize(frames, int(height * factor + 0.5), int(width * factor + 0.5))
+    return resize(frames, int(height * factor + 0.5), int(width * factor + 0.5))
 
 
 def center_crop(
@@ -35,7 +35,7 @@ def center_crop(
     """The middle `size` x `size` square; a view, not a copy."""
     height, width = frames.shape[-3:-1]
     _require_room(height, width, size)
-    return _crop(frames, (height - size) // 2, (width - size) // 2, size, size)
+    return crop(frames, (height - size) // 2, (width - size) // 2, size, size)
 
 
 def three_crops(
@@ -50,7 +50,7 @@ def three_crops(
     _require_room(height, width, size)
     down, right = (height - size) // 2, (width - size) // 2
     corners = ((0, 0), (2 * down, 2 * right), (down, right))
-    return tuple(_crop(frames, top, left, size, size) for top, left in corners)
+    return tuple(crop(frames, top, left, size, size) for top, left in corners)
 
 
 def multi_scale_crop(
@@ -63,10 +63,18 @@ def multi_scale_crop(
     the position is uniform (mmaction2's `MultiScaleCrop`).
     """
     height, width = frames.shape[1:3]
+    window = multi_scale_window(height, width, rng, size)
+    return resize(crop(frames, *window), size, size)
+
+
+def multi_scale_window(
+    height: int, width: int, rng: np.random.Generator, size: int = 224
+) -> tuple[int, int, int, int]:
+    """The rectangle that `multi_scale_crop` cuts from frames: top, left, height, width."""
     crop_height, crop_width = _multi_scale_size(min(height, width), rng, size)
     top = int(rng.integers(height - crop_height + 1))
     left = int(rng.integers(width - crop_width + 1))
-    return _resize(_crop(frames, top, left, crop_height, crop_width), size, size)
+    return top, left, crop_height, crop_width
 
 
 def _multi_scale_size(short_side: int, rng: np.random.Generator, size: int) -> tuple[int, int]:
@@ -158,7 +166,10 @@ def _crops(frames: np.ndarray, protocol: ViewProtocol) -> tuple[np.ndarray, ...]
     return (center_crop(frames, protocol.crop_size),)
 
 
-def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(
+    frames: UInt8[np.ndarray, "*t h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "*t h2 w2 3"]:
+    """Resize to these sides, whatever the aspect ratio; OpenCV bilinear on uint8."""
     if frames.shape[-3:-1] == (height, width):
         return frames
     resized = np.empty((*frames.shape[:-3], height, width, 3), np.uint8)
@@ -169,7 +180,8 @@ def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized
 
 
-def _crop(frames: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+def crop(frames: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """A rectangle of frames; a view, not a copy."""
     return frames[..., top : top + height, left : left + width, :]
 
 

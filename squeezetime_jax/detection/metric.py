@@ -5,9 +5,9 @@ detection of a higher score has taken that box. The average precision of an acti
 its precision-recall curve with precision made monotone (VOC 2010 and later).
 
 Where the two protocols differ, mmaction2 (the default) leaves out detections on frames without
-ground truth, leaves actions without a single detection out of the mean, and counts the ground truth
-of excluded frames among what was to be found; ActivityNet's counts the first as wrong, the second as
-0, and drops the third.
+ground truth, leaves actions without a single detection out of the mean, and counts the ground
+truth of excluded frames among what was to be found; ActivityNet's counts the first as wrong, the
+second as 0, and drops the third.
 """
 
 import math
@@ -53,7 +53,7 @@ class FrameMap:
 
     @property
     def overall(self) -> float:
-        """Mean of the average precisions that there are, a share in [0, 1]; NaN if there is none."""
+        """Mean of the average precisions that there are, in [0, 1]; NaN if there is none."""
         return _mean(self.average_precision.values())
 
     def groups(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The pipeline: the same samples whatever runs them, each video once, no bad video unnoticed."""
 
+import functools
 import itertools
 import logging
 import shutil
@@ -62,16 +63,17 @@ def test_a_batch_is_what_it_says(reference):
 def test_a_sample_is_its_video_cut_by_its_own_generator(source):
     """Position 15 lies in epoch 1; its record follows from the order, its cut from the three."""
     clip = pipeline.TrainingClip(**CLIP)
-    sample = pipeline._training_sample(source, clip, 5, 15, 7)
+    draw = functools.partial(pipeline._labelled_clip, source, clip)
+    sample = pipeline._training_sample(draw, len(source), 5, 15, 7)
     wanted = clip.cut(source[7], np.random.default_rng([5, 1, 7]))
     np.testing.assert_array_equal(sample["clips"], wanted)
     assert sample["labels"] == source[7].label
-    other_epoch = pipeline._training_sample(source, clip, 5, 2, 7)
+    other_epoch = pipeline._training_sample(draw, len(source), 5, 2, 7)
     assert (other_epoch["clips"] != sample["clips"]).any()
 
 
 def test_each_epoch_shows_each_video_once_in_another_order(source, monkeypatch):
-    def identify(source, clip, seed, position, number):
+    def identify(draw, num_records, seed, position, number):
         return {"clips": np.zeros(1), "labels": np.int32(number), "bad": []}
 
     monkeypatch.setattr(pipeline, "_training_sample", identify)

@@ -69,7 +69,7 @@ def test_shards_hold_the_videos_labels_and_names(job, form):
             expected = source.frames(np.arange(count), short_side=32)
         assert found.shape[1] == 32
         assert abs(found.shape[2] - expected.shape[2]) <= 1  # H.264 wants even sides
-        expected = np.stack([transforms._resize(f, *found.shape[1:3]) for f in expected])
+        expected = np.stack([transforms.resize(f, *found.shape[1:3]) for f in expected])
         assert np.abs(found.astype(int) - expected).mean() < 10
 
 

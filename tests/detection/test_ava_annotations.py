@@ -5,6 +5,7 @@ import pytest
 from squeezetime_jax.detection import annotations, evaluate
 from squeezetime_jax.errors import UserError
 
+ITEM = '{} {{\n  name: "{}"\n  {}: {}\n}}\n'
 GOOD = "v,0902,0.1,0.2,0.3,0.4,12,0\n"
 
 
@@ -80,9 +81,10 @@ def test_excluded_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'item {\n  name: "bend/bow (at the waist)"\n  id: 1\n}\nitem {\n  name: "sit"\n  id: 11\n}\n',
-        'label {\n  name: "bend/bow (at the waist)"\n  label_id: 1\n  label_type: PERSON_MOVEMENT\n}\n'
-        'label {\n  name: "sit"\n  label_id: 11\n  label_type: PERSON_MOVEMENT\n}\n',
+        ITEM.format("item", "bend/bow (at the waist)", "id", 1)
+        + ITEM.format("item", "sit", "id", 11),
+        ITEM.format("label", "bend/bow (at the waist)", "label_id", 1)
+        + ITEM.format("label", "sit", "label_id", 11).replace("}", "  label_type: OTHER\n}"),
         "1: bend/bow (at the waist)\n11: sit\n",
     ],
 )

@@ -106,7 +106,8 @@ def test_agrees_with_a_plain_reading(seed: int, protocol: str) -> None:
         boxes = np.hstack([corner, corner + rng.choice([0.2, 0.25, 0.4], (number, 2))])
         names = [(f"v{k}", 902) for k in rng.integers(0, num_frames, number)]
         ids = rng.choice([3, 20, 70, 80], number)
-        return [(n, tuple(b), int(k), s) for n, b, k, s in zip(names, boxes, ids, scores.tolist())]
+        rows = zip(names, boxes, ids, scores.tolist(), strict=True)
+        return [(n, tuple(b), int(k), s) for n, b, k, s in rows]
 
     truth = draw(60, 9, rng.integers(0, 5, 60).astype(float))
     found = draw(150, 12, rng.permutation(150) / 150)  # no two scores are equal
