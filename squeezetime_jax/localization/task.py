@@ -79,7 +79,9 @@ class Localization(Task):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["frames"])))
         border = window.stored_side - window.crop_side
 
-        def crop(key: PRNGKeyArray, frames: UInt8[Array, "t h w 3"]) -> UInt8[Array, "t h w 3"]:
+        def crop(
+            key: PRNGKeyArray, frames: UInt8[Array, "t h w 3"]
+        ) -> UInt8[Array, "t side side 3"]:
             corner_key, flip_key = jax.random.split(key)
             corner = jax.random.randint(corner_key, (2,), 0, border + 1)
             if not data.random_crop:

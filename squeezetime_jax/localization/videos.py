@@ -123,7 +123,7 @@ class TrainingWindows:
         )
         share = size // jax.process_count()
         first = place * size + jax.process_index() * share
-        rows = [self._row(number) for number in order[first : first + share]]
+        rows = [self._row(number) for number in order[first : first + share].tolist()]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _row(self, number: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import HEAD, SMALL, WINDOW
+from small_localizer import HEAD, SMALL, WINDOW
 
 from squeezetime_jax.localization import losses
 from squeezetime_jax.localization.config import Inference
@@ -38,11 +38,12 @@ def by_windows(model: Localizer, frames: np.ndarray) -> list:
     length = WINDOW.num_frames
     points = jnp.asarray(losses.priors(model.head.lengths, length), jnp.float32)
     candidates = []
+    see = nnx.jit(lambda model, window: model(window))
     for offset in offsets(len(frames), length, INFERENCE.stride):
         part = frames[offset : offset + length, 2:34, 2:34]
         window = normalise_frames(jnp.asarray(part), WINDOW, jnp.float32)
         window = jnp.pad(window, ((0, length - len(part)), *[(0, 0)] * 3))  # grey
-        segments, scores = segments_and_scores(model(window[None]), points, length)
+        segments, scores = segments_and_scores(see(model, window[None]), points, length)
         arrays = np.asarray(segments[0]), np.asarray(scores[0])
         candidates.append(Candidates.of_window(*arrays, offset, INFERENCE.min_score))
     return merge(candidates, INFERENCE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jaxtyping import Array
-from small import HEAD, SMALL, WINDOW
+from small_localizer import HEAD, SMALL, WINDOW
 
 from squeezetime_jax.localization.config import Head, Window
 from squeezetime_jax.localization.model import (
