@@ -49,26 +49,6 @@ class Checkpoints(Protocol):
         """The newest finished checkpoint, for a message."""
 
 
-class NoCheckpoints:
-    """Saves nothing."""
-
-    def save(
-        self,
-        state: TrainState,
-        step: int,
-        progress: Mapping[str, Any],
-        scores: Mapping[str, float] | None = None,
-    ) -> None:
-        """Nothing."""
-
-    def wait(self) -> None:
-        """Nothing."""
-
-    def describe_last(self) -> str:
-        """There is none."""
-        return "none"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timetable:
     """What happens after which step. All in steps; `0` is never.
