@@ -198,29 +198,55 @@ def _train(args: argparse.Namespace) -> int:
 
 
 @_subcommand(
-    "Say what the networks cost: parameters and multiply-adds, the paper's figures beside.",
-    "squeezetime bench --counts",
-    _arg("--counts", action="store_true", required=True, help="count; nothing is computed"),
+    "Measure what networks cost on this machine: time, memory and size, in every runtime at hand.",
+    "squeezetime bench --variant width=0.5 --runtime fused openvino --save speed.png",
+    _arg("--counts", action="store_true", help="only count parameters and multiply-adds"),
     _arg("--size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"), help="of the clips"),
+    _arg(
+        "--variant",
+        nargs="+",
+        metavar="FIELD=VALUE,...",
+        help="networks by depth, width, num_frames, num_classes; default: three of the paper's",
+    ),
+    _arg("--runtime", nargs="+", metavar="NAME", help="of jit fused onnx openvino litert"),
+    _arg("--dtype", nargs="+", metavar="TYPE", help="of float32 bfloat16 int8; default float32"),
+    _arg("--seconds", type=float, default=3.0, help="spent on each measurement; default 3"),
+    _arg("--json", action="store_true", help="one JSON object, for programs"),
+    _arg("--save", metavar="PICTURE", help="draw size and the paper's accuracy against speed"),
 )
-def _bench(args: argparse.Namespace) -> None:
-    from rich.console import Console
-
+def _bench(args: argparse.Namespace) -> int:
     from squeezetime_jax.deploy import benchmark
     from squeezetime_jax.model.squeezetime import MIN_SIDE
 
-    if min(args.size) < MIN_SIDE:
-        raise UserError(f"--size {args.size[0]} {args.size[1]}: at least {MIN_SIDE} pixels a side")
-    console = Console()
-    console.width = max(console.width, 120)  # piped output is not cut at 80 columns
-    console.print(benchmark.counts_table(*args.size))
+    height, width = args.size
+    if min(height, width) < MIN_SIDE:
+        raise UserError(f"--size {height} {width}: at least {MIN_SIDE} pixels a side")
+    if args.counts:
+        from rich.console import Console
+
+        console = Console()
+        console.width = max(console.width, 120)  # piped output is not cut at 80 columns
+        console.print(benchmark.counts_table(height, width))
+        return 0
+    from squeezetime_jax.deploy.benchmark_command import Request, bench
+
+    chosen = {"variants": args.variant, "runtimes": args.runtime, "dtypes": args.dtype}
+    chosen = {name: words for name, words in chosen.items() if words}
+    request = Request(height=height, width=width, seconds=args.seconds, **chosen)
+    return bench(request, as_json=args.json, save=Path(args.save) if args.save else None)
 
 
 @_subcommand(
     "Write a network for phones (LiteRT), CPUs (OpenVINO, ONNX) or any JAX device, and check it.",
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
     _arg("checkpoint", metavar="CKPT", help="a .pth file, or our own directory"),
-    _arg("--format", required=True, choices=("stablehlo", "onnx", "litert", "openvino")),
+    _arg(
+        "--format",
+        required=True,
+        choices=("stablehlo", "onnx", "litert", "openvino"),
+        metavar="FORMAT",
+        help="stablehlo, onnx, litert (TFLite) or openvino",
+    ),
     _arg(
         "--dtype",
         default="float32",
@@ -392,6 +418,37 @@ def _localize(args: argparse.Namespace) -> int:
         as_json=args.json,
         save=Path(args.save) if args.save else None,
     )
+
+
+@_subcommand(
+    "Say what persons do at each second of a video, and draw it over the frames.",
+    "squeezetime detect film.mp4 --checkpoint ava21.pth --boxes persons.csv --save drawn.mp4",
+    _arg("video", metavar="VIDEO", help="a file"),
+    _arg("--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"),
+    _arg(
+        "--boxes",
+        default="whole",
+        metavar="FILE.csv",
+        help="rows video,second,x1,y1,x2,y2; or whole: the frame; or a detector, MODULE:FUNCTION",
+    ),
+    _arg("--labels", metavar="FILE", help="list of actions; default: the checkpoint's, or AVA's"),
+    _arg("--begins-at", type=float, metavar="SECOND", help="which second the first frame shows"),
+    _arg("--score", type=float, default=0.1, metavar="P", help="least of an action; default 0.1"),
+    _arg("--json", action="store_true", help="a JSON object a line, for programs"),
+    _arg("--save", metavar="OUT", help="an .mp4 to draw; or a folder for a picture a second"),
+)
+def _detect(args: argparse.Namespace) -> int:
+    from squeezetime_jax.detection.detect import Choices, detect_video
+
+    choices = Choices(
+        checkpoint=args.checkpoint,
+        boxes=args.boxes,
+        labels=args.labels,
+        begins_at=args.begins_at,
+        score=args.score,
+    )
+    save = Path(args.save) if args.save else None
+    return detect_video(args.video, choices, as_json=args.json, save=save)
 
 
 @_subcommand(

@@ -68,7 +68,7 @@ class People:
 
     num_train: int = 1600
     num_test: int = 300
-    size: int = 64
+    size: int = 48
     difficulty: float = 0.2
     seed: int = 0
 

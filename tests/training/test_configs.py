@@ -48,7 +48,10 @@ def _docstring(name: str) -> str:
 
 
 def test_every_config_is_listed_here() -> None:
-    assert set(config.shipped_configs()) == set(VARIANTS)
+    """Those of other tasks are tested with their tasks."""
+    shipped = config.shipped_configs()
+    recognition = {n for n in shipped if config.read([f"--config={n}"]).task == "recognition"}
+    assert recognition == set(VARIANTS)
 
 
 @pytest.mark.parametrize("name", ALL)
