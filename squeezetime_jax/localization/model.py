@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
@@ -20,12 +19,12 @@ from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.localization.config import Head, Window
 from squeezetime_jax.localization.windows import clip_indices
 from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.layers import initialise, uniform_param
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
 _NORM_GROUPS = 32
 _NORM_EPSILON = 1e-5
 _TOWER_DEPTH = 2
-_glorot = jax.nn.initializers.glorot_uniform()
 
 Outputs = dict[str, Array]
 """`distances` (n, priors, 2) in frames, `logits` (n, priors, 1 + classes), and where the head rates
@@ -66,30 +65,29 @@ class LocalizationHead(nnx.Module):
     """Feature maps of a window's clips to distances and scores at every prior."""
 
     def __init__(self, backbone: SqueezeTimeConfig, window: Window, head: Head, rngs: nnx.Rngs):
-        channels, dtype = head.channels, backbone.param_dtype
+        channels = head.channels
         stages = ("layer3", "layer4")[-(1 + head.features.count("+")) :]
         self.stems = nnx.List(
             [
-                Stem(_map_shape(backbone, window.crop_side, stage), channels, head, dtype, rngs)
+                Stem(_map_shape(backbone, window.crop_side, stage), channels, head, backbone)
                 for stage in stages
             ]
         )
         self.downs = nnx.List(
-            [ConvNormReLU(channels, channels, 2, dtype, rngs) for _ in range(head.num_levels - 1)]
+            [ConvNormReLU(channels, channels, 2, backbone) for _ in range(head.num_levels - 1)]
         )
         self.location_tower, self.class_tower = (
-            nnx.List(
-                [ConvNormReLU(channels, channels, 1, dtype, rngs) for _ in range(_TOWER_DEPTH)]
-            )
+            nnx.List([ConvNormReLU(channels, channels, 1, backbone) for _ in range(_TOWER_DEPTH)])
             for _ in range(2)
         )
-        self.location = Conv1d(channels, 2, 1, dtype, rngs)
-        self.classifier = Conv1d(channels, 1 + backbone.num_classes, 1, dtype, rngs)
-        self.quality = nnx.data(Conv1d(channels, 1, 1, dtype, rngs) if head.quality else None)
+        self.location = Conv1d(channels, 2, 1, backbone)
+        self.classifier = Conv1d(channels, 1 + backbone.num_classes, 1, backbone)
+        self.quality = nnx.data(Conv1d(channels, 1, 1, backbone) if head.quality else None)
         self.lengths = head.level_lengths(window.num_clips)
-        self.scales = nnx.Param(jnp.ones(len(self.lengths), dtype))
+        self.scales = nnx.Param(jnp.ones(len(self.lengths), backbone.param_dtype))
         self.doubled = head.doubled
-        self.dtype = dtype
+        self.dtype = backbone.param_dtype
+        initialise(self, rngs)
 
     def __call__(self, maps: list[Float[Array, "n t _ _ _"]]) -> Outputs:
         """Outputs of all levels, from the longest to the shortest."""
@@ -120,19 +118,13 @@ class Stem(nnx.Module):
     """A feature map to a vector: a convolution as large as the map, or its mean."""
 
     def __init__(
-        self,
-        shape: tuple[int, int],
-        channels: int,
-        head: Head,
-        dtype: np.dtype,
-        rngs: nnx.Rngs,
+        self, shape: tuple[int, int], channels: int, head: Head, config: SqueezeTimeConfig
     ):
         side, features = shape
         side = side if head.collapse == "conv" else 1
-        fan = (1, side, side, features, channels)  # AFSD's is a 3-D convolution
-        self.kernel = nnx.Param(_glorot(rngs.params(), fan, dtype)[0])
-        self.bias = nnx.Param(jnp.zeros(channels, dtype))
-        self.norm = GroupNorm(channels, dtype)
+        self.kernel = _glorot_uniform((side, side, features, channels), config)
+        self.bias = nnx.Param(jnp.zeros(channels, config.param_dtype))
+        self.norm = GroupNorm(channels, config)
         self.collapse = head.collapse
 
     def __call__(self, x: Float[Array, "n t h w f"]) -> Float[Array, "n t c"]:
@@ -149,11 +141,9 @@ class Conv1d(nnx.Module):
     The odd pad of stride 2 is behind, as in the reference and in JAX's "SAME".
     """
 
-    def __init__(
-        self, in_features: int, out_features: int, stride: int, dtype: np.dtype, rngs: nnx.Rngs
-    ):
-        self.kernel = nnx.Param(_glorot(rngs.params(), (3, in_features, out_features), dtype))
-        self.bias = nnx.Param(jnp.zeros(out_features, dtype))
+    def __init__(self, in_features: int, out_features: int, stride: int, config: SqueezeTimeConfig):
+        self.kernel = _glorot_uniform((3, in_features, out_features), config)
+        self.bias = nnx.Param(jnp.zeros(out_features, config.param_dtype))
         self.stride = stride
 
     def __call__(self, x: Float[Array, "n t i"]) -> Float[Array, "n ft o"]:
@@ -167,9 +157,9 @@ class Conv1d(nnx.Module):
 class GroupNorm(nnx.Module):
     """Normalises 32 groups of channels over time, in each window by itself."""
 
-    def __init__(self, channels: int, dtype: np.dtype):
-        self.scale = nnx.Param(jnp.ones(channels, dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, dtype))
+    def __init__(self, channels: int, config: SqueezeTimeConfig):
+        self.scale = nnx.Param(jnp.ones(channels, config.param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, config.param_dtype))
 
     def __call__(self, x: Float[Array, "n t c"]) -> Float[Array, "n t c"]:
         """Normalise."""
@@ -187,11 +177,9 @@ def group_norm(x: Float[Array, "n t c"], groups: int) -> Float[Array, "n t c"]:
 class ConvNormReLU(nnx.Module):
     """A convolution over time, group norm, ReLU."""
 
-    def __init__(
-        self, in_features: int, out_features: int, stride: int, dtype: np.dtype, rngs: nnx.Rngs
-    ):
-        self.conv = Conv1d(in_features, out_features, stride, dtype, rngs)
-        self.norm = GroupNorm(out_features, dtype)
+    def __init__(self, in_features: int, out_features: int, stride: int, config: SqueezeTimeConfig):
+        self.conv = Conv1d(in_features, out_features, stride, config)
+        self.norm = GroupNorm(out_features, config)
 
     def __call__(self, x: Float[Array, "n t i"]) -> Float[Array, "n ft o"]:
         """One layer."""
@@ -222,6 +210,13 @@ def normalise_frames(
     if window.normalization == "imagenet":
         return normalise(frames, dtype)
     return (frames.astype(jnp.float32) / 255 * 2 - 1).astype(dtype)
+
+
+def _glorot_uniform(shape: tuple[int, ...], config: SqueezeTimeConfig) -> nnx.Param:
+    """A kernel (*taps, in, out) that starts as the reference's."""
+    taps = math.prod(shape[:-2])
+    bound = math.sqrt(6 / (taps * (shape[-2] + shape[-1])))
+    return uniform_param(shape, bound, config)
 
 
 def _map_shape(backbone: SqueezeTimeConfig, crop_side: int, stage: str) -> tuple[int, int]:

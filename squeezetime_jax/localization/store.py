@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.store import find_step, read_meta, restore_module
@@ -39,7 +41,7 @@ def load_localizer(path: str | os.PathLike[str]) -> Stored:
         )
     try:
         kinds = {"window": Window, "head": Head, "inference": Inference}
-        parts = {name: kind(**meta.settings[name]) for name, kind in kinds.items()}
+        parts = {name: kind(**_tuples(meta.settings[name])) for name, kind in kinds.items()}
         model = abstract_localizer(meta.config, parts["window"], parts["head"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{step / 'meta'}: damaged: settings: {error}") from None
@@ -47,3 +49,8 @@ def load_localizer(path: str | os.PathLike[str]) -> Stored:
     model.eval()
     labels = meta.labels or [f"class {k}" for k in range(meta.config.num_classes)]
     return Stored(model, labels, parts["inference"])
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, which JSON has, as the tuples that they were."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
