@@ -6,11 +6,12 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rich import console, progress
 
@@ -54,6 +55,15 @@ def each(
                 yield item, alone.run(item)
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether a moving bar can be drawn on a stream.
+
+    A notebook runs commands on what passes for a terminal, and shows every state of a bar in a line
+    of its own.
+    """
+    return stream.isatty() and "JPY_PARENT_PID" not in os.environ
+
+
 @contextlib.contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error; yields the function that advances it by a number of items."""
@@ -64,7 +74,8 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=console.Console(stderr=True)) as bar:
+    screen = console.Console(stderr=True, force_terminal=is_terminal(sys.stderr))
+    with progress.Progress(*columns, console=screen) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.advance(task, done)
 

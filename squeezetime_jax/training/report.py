@@ -17,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
+from squeezetime_jax.data.workers import is_terminal
+
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 
@@ -213,7 +215,7 @@ class Bar(Silence):
 
 def console(start_step: int, total_steps: int, batch_size: int) -> Report:
     """The bar on a terminal, lines elsewhere."""
-    reporter = Bar if sys.stdout.isatty() else Lines
+    reporter = Bar if is_terminal(sys.stdout) else Lines
     return reporter(start_step, total_steps, batch_size)
 
 

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture) -
     assert out[1] == "step 10/100  evaluation: top1 12.35 %"
     assert out[2] == "done"
     assert "\x1b" not in "".join(out)
+
+
+def test_a_bar_on_a_terminal_but_not_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    bar = report.console(0, 100, batch_size=8)
+    bar.close()
+    assert isinstance(bar, report.Bar)
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert isinstance(report.console(0, 100, batch_size=8), report.Lines)
 
 
 @pytest.mark.parametrize(
