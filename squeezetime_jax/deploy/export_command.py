@@ -168,7 +168,8 @@ def _summary(report: ExportReport) -> str:
         (
             f"wrote {report.path} ({report.num_bytes / 1e6:.1f} MB) and"
             f" {manifest_path(report.path).name}",
-            f"a clip enters as ({', '.join(map(str, shape))}), {kind}; channel = 3 * frame + colour",
+            f"a clip enters as ({', '.join(map(str, shape))}), {kind};"
+            " channel = 3 * frame + colour",
             f"against the network, on {result.num_clips} clips: logits differ by at most"
             f" {result.max_difference:.2g} ({100 * result.relative:.2g} % of the largest), the"
             f" first class agrees on {result.num_agreeing}",

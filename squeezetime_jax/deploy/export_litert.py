@@ -36,7 +36,7 @@ def write(
     Raises:
       UserError: a package is missing.
     """
-    score = network(fold(model), manifest)
+    score = network(fold(model, manifest), manifest)
     program = jax.jit(lambda clip: score(clip)).lower(input_shape(manifest, 1))
     with quiet():
         flatbuffer = _convert(program.as_text())

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +9,54 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from squeezetime_jax.deploy.manifest import INPUT, Manifest
-from squeezetime_jax.model.fused import EXPORT, Form, Fused, fuse, logits
+from squeezetime_jax.model.fused import EXPORT, Form, Fused, Tree, fuse, logits
+from squeezetime_jax.model.layers import resize_grid
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
 Network = Callable[[Array], Array]
 
 
-def fold(
-    model: SqueezeTime,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    form: Form = EXPORT,
-) -> Fused:
-    """Folded weights whose stem takes the channels in the manifest's order.
+def fold(model: SqueezeTime, manifest: Manifest, form: Form = EXPORT) -> Fused:
+    """Folded weights for clips of the manifest's size, the stem's rows in its order of channels.
 
     Args:
       model: the network.
-      dtype: of the weights, and what they compute in.
+      manifest: of the file. In bfloat16 weights are of that type, otherwise float32.
       form: of the graph.
     """
     fused = fuse(model, form)
-    weights = {**fused.weights, "stem": dict(fused.weights["stem"])}
-    weights["stem"]["kernel"] = _by_frame(weights["stem"]["kernel"])
+    stem = {**fused.weights["stem"], "kernel": _by_frame(fused.weights["stem"]["kernel"])}
+    weights = {**fused.weights, "stem": stem, "stages": _for_size(fused, manifest)}
+    dtype = "bfloat16" if manifest.dtype == "bfloat16" else "float32"
     config = dataclasses.replace(fused.config, dtype=dtype)
     weights = jax.tree.map(lambda leaf: np.asarray(leaf).astype(config.compute_dtype), weights)
     return Fused(weights, config, form)
+
+
+def _for_size(fused: Fused, manifest: Manifest) -> list[list[Tree]]:
+    """The stages, their position encodings of the feature maps' size: resized once, not each time.
+
+    Converters would otherwise have to know the resizing, or to compute constants.
+    """
+    height, width = (((side + 1) // 2 + 1) // 2 for side in (manifest.height, manifest.width))
+    stages = []
+    for stage in fused.weights["stages"]:
+        blocks = []
+        for block in stage:
+            if "halving" in block:
+                height, width = height // 2, width // 2
+            blocks.append(_with_position(block, (height, width)))
+        stages.append(blocks)
+    return stages
+
+
+def _with_position(tree: Tree, sides: tuple[int, int]) -> Tree:
+    resized = {
+        key: _with_position(leaf, sides) for key, leaf in tree.items() if isinstance(leaf, dict)
+    }
+    if "position" in tree:
+        resized["position"] = np.asarray(resize_grid(jnp.asarray(tree["position"]), sides))
+    return {**tree, **resized}
 
 
 def _by_frame(kernel: Float[np.ndarray, "kh kw i o"]) -> Float[np.ndarray, "kh kw i o"]:

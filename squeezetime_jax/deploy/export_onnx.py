@@ -10,15 +10,13 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from squeezetime_jax.deploy.export_network import Feeds, fold
 from squeezetime_jax.deploy.manifest import INPUT, OUTPUT, Manifest
 from squeezetime_jax.deploy.packages import needs, quiet
 from squeezetime_jax.model.fused import Fused, Tree
-from squeezetime_jax.model.layers import resize_grid
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
 _OPSET = 17  # old enough for every runtime of the last years, new enough for all that is used
@@ -43,7 +41,7 @@ def write(
       UserError: a package is missing.
     """
     if manifest.dtype != "int8":
-        path.write_bytes(_model(fold(model), manifest).SerializeToString())
+        path.write_bytes(_model(fold(model, manifest), manifest).SerializeToString())
         return
     assert calibration is not None
     float_file = path.with_name("float.onnx")
@@ -150,11 +148,8 @@ def _network(graph: _Graph, weights: Tree, manifest: Manifest) -> None:
         x = graph.cast(x, graph.dtype)
     x = graph.add("Relu", graph.conv(x, **weights["stem"], stride=2))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-    height, width = (((side + 1) // 2 + 1) // 2 for side in (manifest.height, manifest.width))
     for block in itertools.chain.from_iterable(weights["stages"]):
-        if "halving" in block:
-            height, width = height // 2, width // 2
-        x = _block(graph, block, x, (height, width))
+        x = _block(graph, block, x)
     x = graph.add("Flatten", graph.add("GlobalAveragePool", x))
     head = [graph.constant(weights["head"][name]) for name in ("kernel", "bias")]
     is_last = graph.dtype == np.float32
@@ -163,22 +158,22 @@ def _network(graph: _Graph, weights: Tree, manifest: Manifest) -> None:
         graph.cast(x, np.dtype(np.float32), output=OUTPUT)
 
 
-def _block(graph: _Graph, block: Tree, x: str, sides: tuple[int, int]) -> str:
+def _block(graph: _Graph, block: Tree, x: str) -> str:
     if "halving" in block:
         kernel, bias = block["halving"]["kernel"], block["halving"]["bias"]
         x = graph.conv(x, kernel[:, :, None], bias, stride=2, group=kernel.shape[-1])
     shortcut = graph.conv(x, **block["shortcut"]) if "shortcut" in block else x
     if "ctl1" in block:
-        y = graph.add("Relu", _middle(graph, block["ctl1"], x, sides))
-        y = _middle(graph, block["ctl2"], y, sides)
+        y = graph.add("Relu", _middle(graph, block["ctl1"], x))
+        y = _middle(graph, block["ctl2"], y)
     else:
         y = graph.add("Relu", graph.conv(x, **block["reduce"]))
-        y = graph.add("Relu", _middle(graph, block["ctl"], y, sides))
+        y = graph.add("Relu", _middle(graph, block["ctl"], y))
         y = graph.conv(y, **block["expand"])
     return graph.add("Relu", graph.add("Add", y, shortcut))
 
 
-def _middle(graph: _Graph, tree: Tree, x: str, sides: tuple[int, int]) -> str:
+def _middle(graph: _Graph, tree: Tree, x: str) -> str:
     """The channel-time learning module (Eq. 3), or what stands in its place."""
     if "plain" in tree:
         return graph.conv(x, **tree["plain"])
@@ -188,7 +183,7 @@ def _middle(graph: _Graph, tree: Tree, x: str, sides: tuple[int, int]) -> str:
     else:
         y = graph.constant(np.asarray(tree["shift"])[:, None, None])
     if "ioi" in tree:
-        y = graph.add("Add", y, _interaction(graph, tree["ioi"], x, focused, sides))
+        y = graph.add("Add", y, _interaction(graph, tree["ioi"], x, focused))
     return y
 
 
@@ -199,12 +194,12 @@ def _focus(graph: _Graph, focus: Tree, x: str) -> str:
     return graph.add("Sigmoid", graph.conv(y, focus["expand"][None, None]))
 
 
-def _interaction(graph: _Graph, tree: Tree, x: str, focused: str, sides: tuple[int, int]) -> str:
+def _interaction(graph: _Graph, tree: Tree, x: str, focused: str) -> str:
     """The inter-temporal object interaction branch (Eq. 6)."""
     long = graph.add("Relu", graph.conv(focused, **tree["narrow"]))
     if "position" in tree:
-        grid: Float[jax.Array, "h w c"] = resize_grid(tree["position"], sides)
-        long = graph.add("Add", long, graph.constant(np.asarray(grid).transpose(2, 0, 1)[None]))
+        grid = graph.constant(np.asarray(tree["position"]).transpose(2, 0, 1)[None])
+        long = graph.add("Add", long, grid)
     long = graph.add("Relu", graph.conv(long, **tree["interact"]))
     gate = graph.add("Sigmoid", graph.conv(long, **tree["widen"]))
     return graph.add("Mul", graph.conv(x, **tree["short"]), gate)

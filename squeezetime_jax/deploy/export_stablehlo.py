@@ -24,8 +24,7 @@ def write(model: SqueezeTime, path: Path, manifest: Manifest, calibration: objec
       UserError: a package is missing.
     """
     needs("flatbuffers")
-    is_half = manifest.dtype == "bfloat16"
-    fused = fold(model, "bfloat16" if is_half else "float32", Form(weigh="input"))
+    fused = fold(model, manifest, Form(weigh="input"))
     (batch,) = jax_export.symbolic_shape("batch")
     program = jax_export.export(jax.jit(network(fused, manifest)), platforms=_PLATFORMS)
     path.write_bytes(program(input_shape(manifest, batch)).serialize())
