@@ -31,6 +31,7 @@ from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.deploy import benchmark_worker
 from squeezetime_jax.deploy.export import SUFFIXES, export
 from squeezetime_jax.deploy.runtimes import open_runtime
+from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.fused import ACCELERATOR, CPU, EXPORT, Form, fuse, logits
 
 Run = Callable[[], object]
@@ -160,7 +161,7 @@ def main() -> None:
         for make in (lambda: twins(clips, folder), lambda: exported(model, clips, folder)):
             try:
                 runs.update(make())
-            except ImportError as error:
+            except (ImportError, UserError) as error:
                 print(f"left out: {error}")
         runs.update(ours(model, clips))
         print(f"batch {args.batch}, {THREADS} threads, {os.cpu_count()} cores", flush=True)

@@ -363,7 +363,8 @@ def _eval(args: argparse.Namespace) -> int:
 
 @_subcommand(
     "Say what videos show; also `camera`, `camera:1` or a stream's URL, as frames arrive.",
-    "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures",
+    "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures\n"
+    "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.xml   # by OpenVINO",
     _VIDEOS,
     *_VIEWS,
     _arg("--top", type=_positive, default=5, metavar="K", help="classes to name; default 5"),
@@ -376,9 +377,15 @@ def _eval(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.predict_command import predict_videos
 
+    exported = None
+    if Path(args.checkpoint).suffix in (".onnx", ".xml", ".tflite", ".stablehlo"):
+        from squeezetime_jax.deploy.exported import open_exported
+
+        exported = open_exported(args.checkpoint)
     return predict_videos(
         args.videos,
         _choices(args),
+        exported=exported,
         count=args.top,
         labels=args.labels,
         as_json=args.json,

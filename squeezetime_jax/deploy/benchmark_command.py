@@ -123,7 +123,7 @@ def bench(request: Request, *, as_json: bool = False, save: Path | None = None) 
         print(json.dumps({**found, "notes": notes}))
     else:
         console = Console()
-        console.width = max(console.width, 120)  # piped output is not cut at 80 columns
+        console.width = max(console.width, 150)  # piped output is not cut at 80 columns
         console.print(_table(found))
         for note in notes:
             print(f"squeezetime bench: {note}", file=sys.stderr)
@@ -186,7 +186,7 @@ def _table(found: dict[str, Any]) -> Table:
     columns = ("ms a clip", "middle half", "clips/s", "at batch", "peak MiB", "first answer s")
     for column in ("network", "parameters", "multiply-adds", "runtime", "device", *columns):
         is_text = column in ("network", "runtime", "device")
-        table.add_column(column, justify="left" if is_text else "right")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=is_text)
     for row in found["rows"]:
         low, high = row["spread"]
         table.add_row(

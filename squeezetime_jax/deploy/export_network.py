@@ -72,7 +72,7 @@ def network(fused: Fused, manifest: Manifest) -> Network:
     mean = np.tile(np.asarray(manifest.mean, np.float32), manifest.num_frames)
 
     def score(
-        clip: Float[Array, "n h w 3*t"] | UInt8[Array, "n h w 3*t"],
+        clip: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
     ) -> Float[Array, "n classes"]:
         if manifest.uint8:
             clip = (clip.astype(jnp.float32) - mean) * scale

@@ -122,6 +122,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     names = {field.name for field in dataclasses.fields(Manifest)}
     try:
         found = json.loads(file.read_text())
+        found |= {name: tuple(found[name]) for name in ("mean", "std")}
         manifest = Manifest(**{name: found[name] for name in names})
         _check(manifest)
         return manifest

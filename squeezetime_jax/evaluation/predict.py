@@ -14,7 +14,7 @@ from squeezetime_jax.data import transforms
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.video import Video
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation.views import PAPER, Sampling, Scorer
+from squeezetime_jax.evaluation.views import PAPER, RuntimeScorer, Sampling, Scorer
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
 PathLike = str | os.PathLike[str]
@@ -123,7 +123,7 @@ class Prediction:
 
 
 def predict_all(
-    scorer: Scorer, readings: Iterable[Reading]
+    scorer: Scorer | RuntimeScorer, readings: Iterable[Reading]
 ) -> Iterator[tuple[Prediction, Reading]]:
     """Score videos as they come; what cannot be read is reported in its turn."""
     begin = time.monotonic()

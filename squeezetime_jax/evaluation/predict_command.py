@@ -25,7 +25,15 @@ from squeezetime_jax.evaluation.predict import (
     top,
 )
 from squeezetime_jax.evaluation.stream import Moment
-from squeezetime_jax.evaluation.views import PAPER, Sampling, Scorer, parse_views, sampling_of
+from squeezetime_jax.evaluation.views import (
+    PAPER,
+    Network,
+    RuntimeScorer,
+    Sampling,
+    Scorer,
+    parse_views,
+    sampling_of,
+)
 from squeezetime_jax.model.squeezetime import MIN_SIDE, SqueezeTime
 
 
@@ -73,6 +81,71 @@ class Choices:
         return model, sampling.protocol(self.views, model.config.num_frames)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A network outside JAX, and what it takes.
+
+    Attributes:
+      network: gives the logits of clips.
+      sampling: sizes of its views.
+      num_frames: of its clips.
+      num_classes: of its logits.
+      labels: class names, if it carries them.
+    """
+
+    network: Network
+    sampling: Sampling
+    num_frames: int
+    num_classes: int
+    labels: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """What scores, by which views, and what the classes are called; the model if there is one."""
+
+    scorer: Scorer | RuntimeScorer
+    protocol: ViewProtocol
+    num_classes: int
+    names: list[str] | None
+    origin: str
+    model: SqueezeTime | None = None
+
+    @classmethod
+    def checkpoint(cls, choices: Choices, labels: str | None) -> "_Opened":
+        model, protocol = choices.open()
+        num_classes = model.config.num_classes
+        names, origin = class_names(num_classes, labels=labels, checkpoint=choices.checkpoint)
+        return cls(
+            scorer=Scorer(model),
+            protocol=protocol,
+            num_classes=num_classes,
+            names=names,
+            origin=origin,
+            model=model,
+        )
+
+    @classmethod
+    def exported(cls, exported: Exported, choices: Choices, labels: str | None) -> "_Opened":
+        size, taken = choices.size, exported.sampling.crop_size
+        if size not in (None, taken):
+            raise UserError(f"size: found {size} pixels; the exported network takes {taken} alone")
+        sampling = exported.sampling
+        if choices.frame_interval is not None:
+            interval = choices.frame_interval or None
+            sampling = dataclasses.replace(sampling, frame_interval=interval)
+        names, origin = class_names(exported.num_classes, labels=labels)
+        if exported.labels and not labels:
+            names, origin = exported.labels, "the exported file"
+        return cls(
+            scorer=RuntimeScorer(exported.network),
+            protocol=sampling.protocol(choices.views, exported.num_frames),
+            num_classes=exported.num_classes,
+            names=names,
+            origin=origin,
+        )
+
+
 def predict_videos(
     words: Sequence[str],
     choices: Choices,
@@ -81,6 +154,7 @@ def predict_videos(
     labels: str | None = None,
     as_json: bool = False,
     save: Path | None = None,
+    exported: Exported | None = None,
 ) -> int:
     """Predict videos and print what they show, each as soon as it is known.
 
@@ -91,6 +165,7 @@ def predict_videos(
       labels: a label map or a built-in set of names.
       as_json: a JSON object a line, for programs.
       save: a picture for one video, else a folder of pictures.
+      exported: scores in the place of the checkpoint's network.
 
     Returns:
       The exit status: 1 if some video could not be read.
@@ -98,20 +173,25 @@ def predict_videos(
     streams = [word for word in words if inputs.is_stream(word)]
     if streams and (len(words) > 1 or save):
         raise UserError(f"{streams[0]}: is a stream; wanted it alone, and without --save")
+    if exported and save:
+        raise UserError(
+            f"{save}: pictures show the importance of frames, which an exported network does not"
+            " tell; predict with the checkpoint"
+        )
     paths: Iterator[str] = iter(()) if streams else _expand(words)
-    model, protocol = choices.open()
-    names, origin = class_names(
-        model.config.num_classes, labels=labels, checkpoint=choices.checkpoint
-    )
-    teller = _Teller(names, min(count, model.config.num_classes), as_json)
-    teller.note(f"views {choices.views}; class names from {origin}")
-    scorer = Scorer(model)
+    if exported:
+        opened = _Opened.exported(exported, choices, labels)
+    else:
+        opened = _Opened.checkpoint(choices, labels)
+    scorer, protocol = opened.scorer, opened.protocol
+    teller = _Teller(opened.names, min(count, opened.num_classes), as_json)
+    teller.note(f"views {choices.views}; class names from {opened.origin}")
     if streams:
         for moment in live.recognise(scorer, streams[0], protocol):
             teller.moment(streams[0], moment)
         return 0
     several = len(words) > 1 or not Path(words[0]).is_file()
-    picture = _Pictures(model, save, several) if save else None
+    picture = _Pictures(opened.model, save, several) if save and opened.model else None
     failed = 0
     for prediction, reading in predict_all(scorer, read_ahead(paths, protocol)):
         failed += prediction.scores is None
