@@ -1,6 +1,6 @@
 """The smallest localiser; run as a program it trains on several numbers of devices.
 
-python tests/localization/small_localizer.py STEPS DEVICES,... METHOD LEARNING_RATE
+python tests/localization/small_localizer.py STEPS DEVICES,...
 """
 
 import json
@@ -16,7 +16,7 @@ from squeezetime_jax.localization.task import Localization
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.training import config, devices, run
 
-SMALL = SqueezeTimeConfig.tiny(num_classes=3, branches="tfc", position_grids=(8, 4, 2, 1))
+SMALL = SqueezeTimeConfig.tiny(num_classes=3, branches="conv3x3", position_grids=(8, 4, 2, 1))
 WINDOW = Window(num_frames=16, clip_stride=2, padding=(1, 1), stored_side=36, crop_side=32)
 HEAD = Head(channels=32, num_levels=3)
 
@@ -25,7 +25,7 @@ def fields(**changes: object) -> Any:
     """A run of 8 windows a step; changes as `section__field=value`."""
     found = config.default(Experiment)
     found.epochs, found.batch_size = 2, 8
-    found.model.update(depth=10, width=0.125, num_frames=4, num_classes=3, branches="tfc")
+    found.model.update(depth=10, width=0.125, num_frames=4, num_classes=3, branches="conv3x3")
     found.model.position_grids = (8, 4, 2, 1)
     found.window.update(num_frames=16, clip_stride=2, padding=(1, 1), stored_side=36, crop_side=32)
     found.head.update(channels=32, num_levels=3)
@@ -55,12 +55,12 @@ def batch(step: int, size: int = 8) -> dict[str, np.ndarray]:
     return {"frames": frames, "num_frames": num_frames, "segments": segments, "classes": classes}
 
 
-def losses(num_steps: int, num_devices: int, method: str, rate: float) -> list[float]:
+def losses(num_steps: int, num_devices: int) -> list[float]:
     """The losses of the first steps on that many devices."""
     kind = (jax.sharding.AxisType.Auto,)
     some = jax.devices()[:num_devices]
     mesh = jax.make_mesh((num_devices,), (devices.DATA,), kind, devices=some)
-    experiment = parse(fields(optimizer__method=method, optimizer__learning_rate=rate))
+    experiment = parse(fields(model__dtype="float64"))
     trainer = run.Trainer(experiment, Localization(experiment), mesh, num_steps)
     step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
     found = []
@@ -72,7 +72,5 @@ def losses(num_steps: int, num_devices: int, method: str, rate: float) -> list[f
 
 
 if __name__ == "__main__":
-    steps, counts, method, rate = sys.argv[1:]
-    for count in map(int, counts.split(",")):
-        found = losses(int(steps), count, method, float(rate))
-        print(json.dumps({"devices": count, "losses": found}), flush=True)
+    for count in map(int, sys.argv[2].split(",")):
+        print(json.dumps({"devices": count, "losses": losses(int(sys.argv[1]), count)}), flush=True)
