@@ -26,6 +26,7 @@ from squeezetime_jax.deploy.manifest import (
     manifest_path,
     write_manifest,
 )
+from squeezetime_jax.deploy.packages import require
 from squeezetime_jax.deploy.runtimes import open_runtime
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.squeezetime import MIN_SIDE, SqueezeTime
@@ -45,6 +46,14 @@ DTYPES: dict[Format, tuple[Dtype, ...]] = {
     "openvino": ("float32", "float16", "bfloat16", "int8"),
 }
 """What each format can be asked to compute in."""
+
+PACKAGES: dict[Format, tuple[str, ...]] = {
+    "stablehlo": ("flatbuffers",),
+    "onnx": ("onnx", "onnxruntime"),
+    "litert": ("litert_converter", "ai_edge_quantizer", "ai_edge_litert"),
+    "openvino": ("onnx", "openvino", "nncf"),
+}
+"""What writing and checking each format imports, beyond what is always there."""
 
 Writer = Callable[[SqueezeTime, Path, Manifest, np.ndarray | None], None]
 
@@ -161,8 +170,8 @@ def check_request(path: Path, format: Format, dtype: Dtype, *, calibrated: bool)
     """Refuse what cannot be written, before time is spent on it.
 
     Raises:
-      UserError: the format does not know the type or has another suffix, int8 lacks clips, or
-        something is at the path.
+      UserError: the format does not know the type or has another suffix, int8 lacks clips, a
+        package is missing, or something is at the path.
     """
     if dtype not in DTYPES[format]:
         raise UserError(
@@ -176,6 +185,7 @@ def check_request(path: Path, format: Format, dtype: Dtype, *, calibrated: bool)
             "dtype int8: is quantised by the ranges that activations take on example clips; give"
             " some, with --calibrate VIDEO... on the command line"
         )
+    require(*PACKAGES[format])
     for file in (*_parts(path), manifest_path(path)):
         if file.exists():
             raise UserError(f"{file}: exists already; remove it or give another name")

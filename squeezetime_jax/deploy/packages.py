@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -27,19 +28,26 @@ def needs(module: str) -> Any:
       UserError: the package is not installed; says how to install it.
     """
     package = module.split(".")[0]
+    require(package)
     if package in ("openvino", "nncf"):
         # On import they report their use to their makers from a forked process, which may lock up
         # beside JAX's threads; without this module they do not.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != package:
-            raise
-        raise UserError(
-            f"needs the package {_DISTRIBUTIONS.get(package, package)}, which is not installed;"
-            ' run pip install "squeezetime-jax[export]"'
-        ) from None
+    return importlib.import_module(module)
+
+
+def require(*packages: str) -> None:
+    """Refuse to go on where an optional package is missing; nothing is imported.
+
+    Raises:
+      UserError: as for `needs`.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"needs the package {_DISTRIBUTIONS.get(package, package)}, which is not installed;"
+                ' run pip install "squeezetime-jax[export]"'
+            )
 
 
 @contextlib.contextmanager
