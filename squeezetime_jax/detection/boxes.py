@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64, Num
+from jaxtyping import Float, Float32, Float64, Int64, Shaped
 
 
 def to_pixels(
@@ -84,13 +84,13 @@ def assign(
 
 def training_rois(
     truth: Float32[np.ndarray, "g 4"],
-    labels: Num[np.ndarray, "g classes"],
+    labels: Shaped[np.ndarray, "g classes"],
     proposals: Float32[np.ndarray, "p 4"],
     *,
     most: int,
     rng: np.random.Generator,
     iou: float = 0.9,
-) -> tuple[Float32[np.ndarray, "r 4"], Num[np.ndarray, "r classes"]]:
+) -> tuple[Float32[np.ndarray, "r 4"], Shaped[np.ndarray, "r classes"]]:
     """The boxes to train on: the annotated ones, then the proposals that match one.
 
     The reference also pools boxes that match nothing; its loss leaves them out, and so does this.
