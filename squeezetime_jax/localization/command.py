@@ -50,7 +50,7 @@ def localize_video(
     best = sorted(detections, key=lambda each: -each["score"])[:count]
     best.sort(key=lambda each: each["segment"])
     if as_json:
-        print(json.dumps({"version": results.VERSION, "results": {path.stem: detections}}))
+        print(json.dumps(results.detections_file({path.stem: detections})))
     else:
         print(_table(best))
         print(_told(path, found, len(detections)), file=sys.stderr)

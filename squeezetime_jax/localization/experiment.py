@@ -194,7 +194,7 @@ def evaluate(
         print(_told(tested.cost))
         _compare(experiment, tested.scores)
     if scores is not None:
-        results.write_detections(scores, tested.detections)
+        results.write_json(scores, results.detections_file(tested.detections))
         print(f"wrote {scores}", file=sys.stderr)
     if save is not None:
         pictures.save_figure(pictures.draw_classes(tested.scores), save)

@@ -93,17 +93,13 @@ def read_detections(path: PathLike) -> Instances:
     return Instances.of(rows, scored=True)
 
 
-def write_detections(path: PathLike, detections: Mapping[str, Sequence[Mapping]]) -> None:
-    """Write detections as the reference does, whole or not at all.
+def detections_file(detections: Mapping[str, Sequence[Mapping]]) -> dict[str, Any]:
+    """What a file of detections holds, as the reference writes it.
 
     Args:
-      path: the file.
       detections: `{"label", "score", "segment"}` of each detection, by video.
-
-    Raises:
-      UserError: the file cannot be written.
     """
-    write_json(path, {"version": VERSION, "results": dict(detections), "external_data": {}})
+    return {"version": VERSION, "results": dict(detections), "external_data": {}}
 
 
 def write_json(path: PathLike, content: Any) -> None:
