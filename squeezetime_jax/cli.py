@@ -106,10 +106,14 @@ def _demo(args: argparse.Namespace) -> int:
 )
 def _convert(args: argparse.Namespace) -> None:
     from squeezetime_jax.checkpoint.store import convert_checkpoint
+    from squeezetime_jax.detection import weights
 
+    convert = convert_checkpoint
+    if weights.holds_detector(args.source):
+        convert = weights.convert_checkpoint
     changes = {"num_classes": args.num_classes, "num_frames": args.num_frames}
     changes = {name: value for name, value in changes.items() if value is not None}
-    print(convert_checkpoint(args.source, args.target, allow=args.allow, **changes))
+    print(convert(args.source, args.target, allow=args.allow, **changes))
     print(f"wrote {args.target}")
 
 

@@ -114,7 +114,11 @@ def load_with_report(
 
 
 def save_model(
-    path: str | os.PathLike[str], model: SqueezeTime, *, labels: list[str] | None = None
+    path: str | os.PathLike[str],
+    model: SqueezeTime,
+    *,
+    labels: list[str] | None = None,
+    task: str = RECOGNITION,
 ) -> None:
     """Write a checkpoint directory with one step, whole or not at all.
 
@@ -122,6 +126,7 @@ def save_model(
       path: the directory; it must not exist, or be empty.
       model: the network.
       labels: the class names in the order of the logits.
+      task: what the network is for.
 
     Raises:
       CheckpointError: something is there already, or it cannot be written.
@@ -133,7 +138,7 @@ def save_model(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise CheckpointError(f"{path}: exists already; remove it or give another path")
     items = {name: ocp.args.StandardSave(tree) for name, tree in weights_of(model).items()}
-    meta = ocp.args.JsonSave(Meta(model.config, labels).to_json())
+    meta = ocp.args.JsonSave(Meta(model.config, labels, task).to_json())
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     try:
         with ocp.CheckpointManager(target.absolute(), options=options) as manager:

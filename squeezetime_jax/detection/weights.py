@@ -19,9 +19,12 @@ from squeezetime_jax.checkpoint.report import Report
 from squeezetime_jax.checkpoint.store import (
     RECOGNITION,
     load_model,
+    read_labels,
     read_meta,
     restore_module,
+    save_model,
 )
+from squeezetime_jax.checkpoint.torch_file import TorchFile
 from squeezetime_jax.checkpoint.torch_names import DETECTOR_HEAD
 from squeezetime_jax.detection.config import TASK
 from squeezetime_jax.detection.detector import Detector, abstract_detector
@@ -94,3 +97,47 @@ def write_torch_file(
       CheckpointError: the file cannot be written.
     """
     to_torch_file(path, model, labels=labels, head=DETECTOR_HEAD)
+
+
+def holds_detector(path: str | os.PathLike[str]) -> bool:
+    """Whether a file or a checkpoint directory holds a detector.
+
+    Raises:
+      CheckpointError: it is neither.
+    """
+    if epath.Path(path).is_dir():
+        return read_meta(path).task == TASK
+    with TorchFile(path) as file:
+        contents = file.contents if isinstance(file.contents, dict) else {}
+    parts = [contents, *(contents.get(key) for key in ("state_dict", "model"))]
+    names = [str(name) for part in parts if isinstance(part, dict) for name in part]
+    return any(DETECTOR_HEAD in name for name in names)
+
+
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    allow: str | Iterable[str] = (),
+    **changes: Any,
+) -> Report:
+    """Convert a detector's weights between PyTorch's format and ours, in either direction.
+
+    Args:
+      source: anything that `load_detector` takes.
+      target: a file ending in .pth, or else a directory for our own format.
+      allow: as for `load_detector`.
+      **changes: as for `load_detector`.
+
+    Raises:
+      CheckpointError: as for `load_detector`; or the target cannot be written.
+    """
+    model, report = load_with_report(source, allow=allow, **changes)
+    labels = read_labels(source)
+    if labels is not None and len(labels) != model.config.num_classes:
+        labels = None  # the head is a new one
+    if os.fspath(target).endswith((".pth", ".pt")):
+        write_torch_file(target, model, labels=labels)
+    else:
+        save_model(target, model, labels=labels, task=TASK)
+    return report

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from squeezetime_jax import cli
 from squeezetime_jax.checkpoint import convert, store
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.detection import weights
@@ -173,6 +174,21 @@ def test_released_names_in_and_out(detector: Detector, tmp_path) -> None:
     for name, array in weights.to_state_dict(loaded).items():
         np.testing.assert_array_equal(array, weights.to_state_dict(detector)[name], err_msg=name)
     assert store.read_labels(path) == [f"a{k}" for k in range(7)]
+
+
+def test_the_command_converts_there_and_back(detector: Detector, tmp_path, capsys) -> None:
+    first, ours, back = (str(tmp_path / name) for name in ("a.pth", "ours", "b.pth"))
+    weights.write_torch_file(first, detector, labels=[f"a{k}" for k in range(7)])
+    assert cli.main(["convert", first, ours]) == 0
+    assert cli.main(["convert", ours, back]) == 0
+    assert "unexpected      0" in capsys.readouterr().out
+    assert store.read_meta(ours).task == "detection"
+    assert store.read_labels(back) == [f"a{k}" for k in range(7)]
+    after = weights.to_state_dict(weights.load_detector(back))
+    for name, array in weights.to_state_dict(detector).items():
+        np.testing.assert_array_equal(after[name], array, err_msg=name)
+    with pytest.raises(CheckpointError, match="holds a network for detection"):
+        store.load(ours)
 
 
 def test_a_recogniser_is_adapted_and_it_is_said(tmp_path, caplog) -> None:
