@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from squeezetime_jax.localization.command import inside
 from squeezetime_jax.localization.config import Inference
 from squeezetime_jax.localization.decoding import (
     Candidates,
@@ -96,3 +97,12 @@ def test_the_quality_scales_the_scores() -> None:
     }
     _, scores = segments_and_scores(outputs, jnp.array([128.0]), 256)
     assert scores.ravel().tolist() == pytest.approx([0.4])
+
+
+def test_nobody_is_shown_what_lies_behind_the_end_of_a_video() -> None:
+    found = [
+        Detection(0, 0.5, 1.0, 2.0),
+        Detection(1, 0.5, 9.0, 12.0),
+        Detection(2, 0.5, 10.0, 11.0),
+    ]
+    assert inside(found, 10.0) == [found[0], Detection(1, 0.5, 9.0, 10.0)]
