@@ -127,9 +127,7 @@ def video(
       split: "val" or "test".
       index: in the split.
     """
-    rng = np.random.default_rng([settings.seed, ("val", "test").index(split), index, _FPS])
-    low, high = settings.seconds
-    seconds = int(rng.integers(low, high + 1))
+    rng, seconds = _beginning(settings, split, index)
     segments = draw_segments(rng, seconds, settings.overlaps)
     scene = motion.draw_scene(rng, 0, size=settings.size, difficulty=settings.difficulty)
     times = np.arange(seconds * _FPS) / _FPS
@@ -255,7 +253,7 @@ def _write_annotations(
         (folder / f"{split}_Annotation_ours.csv").write_text("\n".join(rows) + "\n")
         rows = ["video,fps,sample_fps,count,sample_count"]
         for index, name in enumerate(own):
-            count = _num_frames(settings, split, index)
+            count = _beginning(settings, split, index)[1] * _FPS
             sampled = int(count * SAMPLE_RATE / _FPS)
             rows.append(f"{name},{_FPS:.1f},{SAMPLE_RATE},{count:.1f},{sampled}")
         (folder / f"{split}_video_info.csv").write_text("\n".join(rows) + "\n")
@@ -268,10 +266,11 @@ def _write_annotations(
     results.write_json(folder / annotations.GROUND_TRUTH_FILE, {"database": database})
 
 
-def _num_frames(settings: Untrimmed, split: str, index: int) -> int:
+def _beginning(settings: Untrimmed, split: str, index: int) -> tuple[np.random.Generator, int]:
+    """A video's generator, and its length in seconds, drawn from it."""
     rng = np.random.default_rng([settings.seed, ("val", "test").index(split), index, _FPS])
     low, high = settings.seconds
-    return int(rng.integers(low, high + 1)) * _FPS
+    return rng, int(rng.integers(low, high + 1))
 
 
 def _rows(name: str, segments: Sequence[Segment]) -> Iterator[str]:
