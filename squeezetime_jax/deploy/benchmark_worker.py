@@ -25,6 +25,7 @@ from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.deploy.export import export
 from squeezetime_jax.deploy.runtimes import open_runtime
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.model.abstract import abstract_model
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.fused import fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
@@ -137,8 +138,16 @@ def write(job: Job) -> None:
 
 
 def _network(config: SqueezeTimeConfig) -> SqueezeTime:
-    model = SqueezeTime(config, nnx.Rngs(0))
+    """A network with weights of NumPy's: JAX's draws would leave their own memory behind."""
+    model = abstract_model(config)
     model.eval()
+    rng = np.random.default_rng(0)
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        draw = rng.standard_normal(leaf.shape, np.float32)
+        value = (
+            np.ones_like(draw) if path[-1] in ("scale", "var") else draw / (1 + draw.size) ** 0.5
+        )
+        leaf.set_value(value.astype(leaf.dtype))
     return model
 
 
@@ -155,7 +164,8 @@ def _open(job: Job) -> tuple[Run, bool, float]:
         network: Callable[[Any, Any], Any] = logits
         weights = jax.device_put(fuse(model))
     else:
-        graph, weights = nnx.split(model)
+        graph, state = nnx.split(model)
+        weights = jax.device_put(state)
         network = functools.partial(_plain, graph)
     compiled = jax.jit(network, compiler_options=dict(inference_options()))
     return lambda clips: jax.block_until_ready(compiled(weights, clips)), False, 0.0
