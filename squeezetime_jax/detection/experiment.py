@@ -236,7 +236,7 @@ def evaluate(
       UserError: a file is not there, or not what it should be.
     """
     experiment = parse(fields)
-    data = with_files(experiment, Path(checkpoint) / "videos")
+    data = with_files(experiment, _run_folder(Path(checkpoint)) / "videos")
     detector = load_detector(checkpoint)
     if not data.labels:
         raise UserError("config: data.labels is empty; give --config.data.labels=LIST.pbtxt")
@@ -270,6 +270,14 @@ def evaluate(
         _draw(result, save)
         print(f"wrote {save}", file=sys.stderr)
     return 0
+
+
+def _run_folder(checkpoint: Path) -> Path:
+    """The working directory of the run that a checkpoint belongs to; its own folder otherwise."""
+    for folder in (checkpoint, *list(checkpoint.parents)[:2]):
+        if (folder / run.CONFIG).is_file():
+            return folder
+    return checkpoint.parent
 
 
 def _draw(result: FrameMap, path: Path) -> None:

@@ -122,7 +122,7 @@ def read_proposals(path: str | os.PathLike[str]) -> Proposals:
 
 
 def write_proposals(path: str | os.PathLike[str], proposals: Proposals) -> None:
-    """Write proposals as npz or parquet, whole or not at all: read in a fraction of the time.
+    """Write proposals as npz or parquet, whole or not at all: read faster than a pickle.
 
     Columns `video_id`, `second`, `x1`, `y1`, `x2`, `y2`, `score`, a row a box.
 
