@@ -14,7 +14,8 @@ from squeezetime_jax.detection.detect import Seen, lines_of
 from squeezetime_jax.errors import UserError
 
 _COLOURS = ((255, 196, 0), (0, 200, 255), (120, 255, 90), (255, 110, 180))
-_LEAST_SIDE = 320  # smaller frames are enlarged, for the letters to be read
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_LEAST_SIDE = 480  # smaller frames are enlarged, for the letters to be read
 _MOST_LINES = 3
 
 
@@ -44,12 +45,10 @@ def draw(
         cv2.rectangle(picture, (int(x1), int(y1)), (int(x2), int(y2)), colour, 2)
         step = round(34 * letters)
         for line, text in enumerate(lines_of(actions)[:_MOST_LINES]):
-            place = (int(x1) + 4, min(int(y1) + (line + 1) * step, height - 4))
-            for thickness, ink in ((3, (0, 0, 0)), (1, colour)):
-                cv2.putText(
-                    picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, letters, ink, thickness,
-                    cv2.LINE_AA,
-                )  # fmt: skip
+            x, y = int(x1) + 4, min(int(y1) + (line + 1) * step, height - 4)
+            (wide, high), below = cv2.getTextSize(text, _FONT, letters, 1)
+            cv2.rectangle(picture, (x - 2, y - high - 2), (x + wide + 2, y + below), (0, 0, 0), -1)
+            cv2.putText(picture, text, (x, y), _FONT, letters, colour, 1, cv2.LINE_AA)
     return picture
 
 
