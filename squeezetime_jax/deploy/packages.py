@@ -33,7 +33,10 @@ def needs(module: str) -> Any:
         # On import they report their use to their makers from a forked process, which may lock up
         # beside JAX's threads; without this module they do not.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return importlib.import_module(module)
+    found = importlib.import_module(module)
+    if module == "onnxruntime":
+        found.disable_telemetry_events()
+    return found
 
 
 def require(*packages: str) -> None:

@@ -70,7 +70,9 @@ def open_runtime(path: str | os.PathLike[str], *, threads: int | None = None) ->
     opener = _OPENERS[manifest.format]
     try:
         run = opener(os.fspath(path), manifest, threads or os.cpu_count() or 1)
-    except (ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each runtime raises its own kinds over a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{path}: cannot be opened ({reason}); export the network again") from None
     return Runtime(manifest, run)
