@@ -27,8 +27,8 @@ def fold(model: SqueezeTime, manifest: Manifest, form: Form = EXPORT) -> Fused:
     fused = fuse(model, form)
     stem = {**fused.weights["stem"], "kernel": _by_frame(fused.weights["stem"]["kernel"])}
     weights = {**fused.weights, "stem": stem, "stages": _for_size(fused, manifest)}
-    dtype = "bfloat16" if manifest.dtype == "bfloat16" else "float32"
-    config = dataclasses.replace(fused.config, dtype=dtype)
+    is_half = manifest.dtype == "bfloat16"
+    config = dataclasses.replace(fused.config, dtype="bfloat16" if is_half else "float32")
     weights = jax.tree.map(lambda leaf: np.asarray(leaf).astype(config.compute_dtype), weights)
     return Fused(weights, config, form)
 
