@@ -34,6 +34,12 @@ _NEEDED = {
 _OPTIONAL = {
     "tensorboardX": "event files of a training run",
     "tensorboard": "looking at them: pip install tensorboard",
+    "litert_converter": "export --format litert: pip install 'squeezetime-jax[export]'",
+    "ai_edge_litert": "what litert wrote, in predict and bench: likewise",
+    "onnx": "export --format onnx, openvino: likewise",
+    "onnxruntime": "what onnx wrote, in predict and bench: likewise",
+    "openvino": "export --format openvino, predict, bench: likewise",
+    "nncf": "export --format openvino --dtype int8: likewise",
     "torch": "the parity tests only: pip install 'squeezetime-jax[parity]'",
 }
 
@@ -120,8 +126,8 @@ def _commands() -> Iterator[tuple[str, bool]]:
         line = f"{module}: {use}" if not problem else f"{module} is missing for: {use} ({problem})"
         yield line, not problem
     for module, use in _OPTIONAL.items():
-        problem = _problem_with(module) if module != "torch" else _not_found(module)
-        yield f"{module}: {use}" + (" (not installed)" if problem else ""), True
+        is_there = importlib.util.find_spec(module)  # some take seconds to import
+        yield f"{module}: {use}" + ("" if is_there else " (not installed)"), True
 
 
 def _problem_with(module: str) -> str:
@@ -130,8 +136,3 @@ def _problem_with(module: str) -> str:
     except Exception as error:  # a library that is there but broken raises anything
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return ""
-
-
-def _not_found(module: str) -> str:
-    """For what takes seconds to import and is not needed."""
-    return "" if importlib.util.find_spec(module) else "not found"
