@@ -368,7 +368,7 @@ def _eval(args: argparse.Namespace) -> int:
 @_subcommand(
     "Say what videos show; also `camera`, `camera:1` or a stream's URL, as frames arrive.",
     "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures\n"
-    "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.xml   # by OpenVINO",
+    "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.onnx   # exported",
     _VIDEOS,
     *_VIEWS,
     _arg("--top", type=_positive, default=5, metavar="K", help="classes to name; default 5"),
