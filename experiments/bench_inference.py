@@ -118,7 +118,7 @@ def interleaved(runs: dict[str, Run], seconds: float) -> None:
             begin = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - begin))
-    base = times.get("PyTorch eager", times["jit"])
+    base = times.get("PyTorch eager") or times["jit"]
     for name, found in times.items():
         low, median, high = statistics.quantiles(found, n=4)
         ratio = statistics.median(a / b for a, b in zip(found, base, strict=True))

@@ -51,11 +51,12 @@ def _for_size(fused: Fused, manifest: Manifest) -> list[list[Tree]]:
 
 
 def _with_position(tree: Tree, sides: tuple[int, int]) -> Tree:
-    resized = {
+    resized: Tree = {
         key: _with_position(leaf, sides) for key, leaf in tree.items() if isinstance(leaf, dict)
     }
     if "position" in tree:
-        resized["position"] = np.asarray(resize_grid(jnp.asarray(tree["position"]), sides))
+        grid = resize_grid(jnp.asarray(tree["position"]), sides)
+        resized["position"] = np.asarray(grid)
     return {**tree, **resized}
 
 
