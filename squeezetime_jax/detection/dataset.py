@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from squeezetime_jax.data import transforms
-from squeezetime_jax.data.pipeline import Sample, UnreadableRecord
+from squeezetime_jax.data.batches import Sample, UnreadableRecord
 from squeezetime_jax.detection import boxes as geometry
 from squeezetime_jax.detection.annotations import (
     BoxRows,

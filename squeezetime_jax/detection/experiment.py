@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.pipeline import endless_batches, to_devices
+from squeezetime_jax.data.batches import endless_batches, to_devices
 from squeezetime_jax.data.workers import progress_bar
 from squeezetime_jax.detection import people
 from squeezetime_jax.detection.annotations import read_actions

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 
 from squeezetime_jax.data.augment import normalise
-from squeezetime_jax.data.pipeline import EvalBatches, ordered_batches
+from squeezetime_jax.data.batches import EvalBatches, ordered_batches
 from squeezetime_jax.detection.annotations import BoxRows, Frame
 from squeezetime_jax.detection.dataset import TestClips
 from squeezetime_jax.detection.detector import Detector

@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
-from squeezetime_jax.data.pipeline import eval_batches, to_devices
+from squeezetime_jax.data.batches import to_devices
+from squeezetime_jax.data.pipeline import eval_batches
 from squeezetime_jax.data.sources import FileSource, Source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError

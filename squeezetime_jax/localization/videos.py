@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.pipeline import to_devices
+from squeezetime_jax.data.batches import to_devices
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.localization import frames, untrimmed
 from squeezetime_jax.localization.annotations import Annotations, read_annotations

@@ -9,7 +9,8 @@ import jax
 from jax.sharding import Mesh
 
 from squeezetime_jax.data import motion
-from squeezetime_jax.data.pipeline import to_devices, train_batches
+from squeezetime_jax.data.batches import to_devices
+from squeezetime_jax.data.pipeline import train_batches
 from squeezetime_jax.data.sources import FileSource, Record, Source, open_source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError

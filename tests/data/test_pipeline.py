@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from squeezetime_jax.data import batches as any_task
 from squeezetime_jax.data import motion, pipeline, prepare, sources
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
@@ -64,11 +65,11 @@ def test_a_sample_is_its_video_cut_by_its_own_generator(source):
     """Position 15 lies in epoch 1; its record follows from the order, its cut from the three."""
     clip = pipeline.TrainingClip(**CLIP)
     draw = functools.partial(pipeline._labelled_clip, source, clip)
-    sample = pipeline._training_sample(draw, len(source), 5, 15, 7)
+    sample = any_task._training_sample(draw, len(source), 5, 15, 7)
     wanted = clip.cut(source[7], np.random.default_rng([5, 1, 7]))
     np.testing.assert_array_equal(sample["clips"], wanted)
     assert sample["labels"] == source[7].label
-    other_epoch = pipeline._training_sample(draw, len(source), 5, 2, 7)
+    other_epoch = any_task._training_sample(draw, len(source), 5, 2, 7)
     assert (other_epoch["clips"] != sample["clips"]).any()
 
 
@@ -76,7 +77,7 @@ def test_each_epoch_shows_each_video_once_in_another_order(source, monkeypatch):
     def identify(draw, num_records, seed, position, number):
         return {"clips": np.zeros(1), "labels": np.int32(number), "bad": []}
 
-    monkeypatch.setattr(pipeline, "_training_sample", identify)
+    monkeypatch.setattr(any_task, "_training_sample", identify)
     numbers = np.concatenate([batch["labels"] for batch in take(source, 13)])  # four epochs
     epochs = numbers.reshape(4, 13)
     for epoch in epochs:
@@ -119,9 +120,9 @@ def test_shards_give_the_samples_of_the_files(source, folder, reference, tmp_pat
 
 
 def test_samples_that_wait_are_bounded_in_memory():
-    assert pipeline._ahead(64, 16 * 224 * 224 * 3) == 128
-    assert pipeline._ahead(64, 30 * 16 * 224 * 224 * 3) == 14  # 1 GiB of test views
-    assert pipeline._ahead(1, 1 << 40) == 1
+    assert any_task._ahead(64, 16 * 224 * 224 * 3) == 128
+    assert any_task._ahead(64, 30 * 16 * 224 * 224 * 3) == 14  # 1 GiB of test views
+    assert any_task._ahead(1, 1 << 40) == 1
 
 
 def test_uniform_frames_and_the_centre_crop(source):
@@ -250,7 +251,7 @@ def test_evaluation_skips_unreadable_videos_when_asked(folder, tmp_path):
 def test_to_devices_makes_global_arrays_ahead_of_their_use(source, reference):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
-    with pipeline.to_devices(iter(reference), sharding) as batches, jax.transfer_guard("disallow"):
+    with any_task.to_devices(iter(reference), sharding) as batches, jax.transfer_guard("disallow"):
         on_devices = list(batches)
     assert all(batch["clips"].sharding == sharding for batch in on_devices)
     assert_same(jax.device_get(on_devices), reference)
@@ -262,7 +263,7 @@ def test_to_devices_raises_what_reading_raises(reference):
         raise UserError("the disk is gone")
 
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with pipeline.to_devices(failing(), sharding) as batches:
+    with any_task.to_devices(failing(), sharding) as batches:
         next(batches)
         with pytest.raises(UserError, match="the disk is gone"):
             next(batches)
@@ -272,6 +273,6 @@ def test_to_devices_can_be_left_early(reference):
     taken = []
     endless = (taken.append(k) or reference[k % 8] for k in itertools.count())
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with pipeline.to_devices(endless, sharding) as batches:
+    with any_task.to_devices(endless, sharding) as batches:
         next(batches)
     assert len(taken) < 8

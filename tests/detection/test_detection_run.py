@@ -15,7 +15,7 @@ from small_detector import fields
 
 from squeezetime_jax import cli
 from squeezetime_jax.checkpoint.store import find_step, read_meta
-from squeezetime_jax.data.pipeline import UnreadableRecord
+from squeezetime_jax.data.batches import UnreadableRecord
 from squeezetime_jax.detection import evaluate, experiment, people
 from squeezetime_jax.detection.annotations import read_detections, read_ground_truth
 from squeezetime_jax.detection.dataset import KeyFrames, TestClips, open_split, training_sample

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.pipeline import to_devices
+from squeezetime_jax.data.batches import to_devices
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices, loop, run
