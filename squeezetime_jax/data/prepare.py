@@ -92,7 +92,10 @@ class Report:
 
 
 def prepare(
-    job: Job, processes: int | None = None, progress: Callable[[int], None] = lambda done: None
+    job: Job,
+    processes: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    encode: Callable[[Labelled], records.StoredVideo] | None = None,
 ) -> Report:
     """Write the shards that are not there yet, then the description of the data set.
 
@@ -100,6 +103,7 @@ def prepare(
       job: what to do.
       processes: how many videos at once; by default one per core.
       progress: called with the number of videos done since the last call.
+      encode: what is stored of a listed video, in the job's form; by default all of it. Picklable.
 
     Raises:
       UserError: the folder holds another job's shards, or the list is empty, or no video is good.
@@ -109,7 +113,7 @@ def prepare(
     _claim(job)
     missing = [number for number in range(job.num_shards) if not job.shard(number).exists()]
     progress(len(job.videos) - sum(len(job.part(number)) for number in missing))
-    encode = functools.partial(records.encode_listed, job.root, job.form, job.short_side)
+    encode = encode or functools.partial(records.encode_listed, job.root, job.form, job.short_side)
     encoded = workers.each(encode, (v for number in missing for v in job.part(number)), processes)
     for number in missing:
         _write_shard(job, number, encoded, progress)

@@ -19,6 +19,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from squeezetime_jax.data import transforms
 from squeezetime_jax.data.video import FrameSequence, Source, Video, stream
@@ -81,7 +82,7 @@ def encode(
       VideoError: the source cannot be read.
     """
     frames = _shrunk(source, short_side, name)
-    return _encode_h264(frames) if form == "video" else [_encode_jpeg(frame) for frame in frames]
+    return _encode_h264(frames) if form == "video" else [encode_jpeg(frame) for frame in frames]
 
 
 def encode_listed(root: Path, form: str, short_side: int, listed: tuple[str, int]) -> StoredVideo:
@@ -100,7 +101,8 @@ def _shrunk(source: Source, short_side: int, name: str | None) -> Iterator[np.nd
         yield transforms.resize_short_side(frame, min(short_side, *frame.shape[:2]))
 
 
-def _encode_jpeg(frame: np.ndarray) -> bytes:
+def encode_jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """An RGB frame as the `jpeg` form stores it."""
     bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 

@@ -5,14 +5,18 @@ Frames are numbered from 1 at 30 a second from second 900 on, as AVA's own prepa
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from squeezetime_jax.data.sources import ShardSource
 from squeezetime_jax.data.video import FrameSequence, Video, VideoError
+from squeezetime_jax.errors import UserError
 
+INDEX = "seconds.json"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -64,6 +68,18 @@ class Sampling:
             numbers = numbers + draw(-step // 2, (step + 1) // 2, self.num_frames)
         last = self.fps * (self.end - self.start) - 1
         return np.maximum(np.clip(numbers, 0, last) + self.frame_offset, 1).astype(np.int64)
+
+    def window(self, second: int) -> Int64[np.ndarray, " n"]:
+        """Numbers of all frames that clips around a second may take, moved or not."""
+        step, numbers = self.frame_interval, self.numbers(second)
+        last = self.fps * (self.end - self.start) - 1 + self.frame_offset
+        first = max(int(numbers[0]) - step // 2, 1)
+        return np.arange(first, min(int(numbers[-1]) + (step + 1) // 2 - 1, last) + 1)
+
+    def second_of(self, numbers: Int64[np.ndarray, " t"]) -> int:
+        """The second that a clip's frames are around, moved or not."""
+        middle = int(numbers[self.num_frames // 2]) - 1 - self.frame_offset
+        return self.start + round(middle / self.fps)
 
     def seconds(self, numbers: Int64[np.ndarray, " t"]) -> np.ndarray:
         """When the numbered frames are shown."""
@@ -159,6 +175,67 @@ class VideoFrames:
         )
 
 
+class ShardFrames:
+    """The frames around each annotated second as one record of a shard.
+
+    What `python -m squeezetime_jax.detection.prepare` writes: a clip is one read instead of a file
+    for each frame, or a seek in a film.
+
+    Args:
+      root: the shards' folder.
+      sampling: how clips are taken, as when the shards were written.
+
+    Raises:
+      UserError: the shards are for other clips.
+    """
+
+    def __init__(self, root: Path, sampling: Sampling):
+        self._root, self._sampling = root, sampling
+        index = read_index(root)
+        wanted = dataclasses.asdict(sampling)
+        if index["sampling"] != wanted:
+            raise UserError(
+                f"{root}: prepared for clips of {index['sampling']}, wanted {wanted}; prepare them"
+                " again, or set data as it was then"
+            )
+        self._places = {
+            name: (split, number)
+            for split, names in index["splits"].items()
+            for number, name in enumerate(names)
+        }
+        self._sources = {split: ShardSource(root, split) for split in index["splits"]}
+
+    def read(self, video_id: str, numbers: Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
+        """As `Frames.read`."""
+        second = self._sampling.second_of(numbers)
+        name = second_name(video_id, second)
+        if name not in self._places:
+            raise VideoError(
+                f"{self._root}: holds no frames of {name}; prepare them, or exclude the second"
+            )
+        split, number = self._places[name]
+        with self._sources[split][number].open() as stored:
+            return stored.frames(numbers - self._sampling.window(second)[0])
+
+
+def second_name(video_id: str, second: int) -> str:
+    """The name of a second's record, as AVA's proposals have it."""
+    return f"{video_id},{second:04d}"
+
+
+def read_index(root: Path) -> dict[str, Any]:
+    """Which seconds lie in which order in a folder of shards, and for which clips.
+
+    Raises:
+      UserError: the index is damaged.
+    """
+    try:
+        index = json.loads((root / INDEX).read_text())
+        return {"sampling": dict(index["sampling"]), "splits": dict(index["splits"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{root / INDEX}: damaged ({error}); prepare the shards again") from None
+
+
 def _fps(path: Path, video: Video) -> float:
     fps = _known_fps(path, path.stat().st_mtime_ns)
     if fps <= 0:
@@ -173,8 +250,10 @@ def _known_fps(path: Path, changed: int) -> float:
 
 
 def open_frames(root: str | Path, sampling: Sampling, begins_at: float = 0.0) -> Frames:
-    """Frames as folders of JPEG, or straight from videos, whichever `root` holds."""
+    """Frames as prepared shards, folders of JPEG, or straight from videos: what `root` holds."""
     root = Path(root)
+    if (root / INDEX).exists():
+        return ShardFrames(root, sampling)
     holds_videos = root.is_dir() and any(
         entry.suffix in VIDEO_SUFFIXES for entry in root.iterdir() if entry.is_file()
     )
