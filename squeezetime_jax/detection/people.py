@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from squeezetime_jax.data import motion
+from squeezetime_jax.data import scenes
 from squeezetime_jax.errors import UserError
 
 FPS, START, SECONDS = 16, 900, 2
@@ -108,8 +108,8 @@ def people_video(
     rng = np.random.default_rng([people.seed, ("train", "test").index(split), index, HOURS])
     size, num_frames = people.size, FPS * SECONDS
     turns = (np.arange(num_frames, dtype=np.float32) - num_frames // 2) / num_frames
-    background, colour = motion.draw_background(rng, size, people.difficulty)
-    frames = motion.background_frames(
+    background, colour = scenes.draw_background(rng, size, people.difficulty)
+    frames = scenes.background_frames(
         background,
         (rng.uniform(size=2) + people.difficulty * rng.uniform(-1, 1, 2) * turns[:, None]).astype(
             np.float32
@@ -144,9 +144,9 @@ def _walk(
     x = middle[0] + circle * np.sin(angle)
     y = middle[1] - circle * np.cos(angle)
     size = radius * np.exp(_SWELLING * np.sin(2 * math.pi * (swelling / HOURS + off[1] + turns)))
-    image = motion.draw_image(rng, colour, difficulty)
+    image = scenes.draw_image(rng, colour, difficulty)
     angles = np.full(len(turns), rng.uniform())
-    motion.paint(frames, image, x * side, y * side, size * side, angles)
+    scenes.paint(frames, image, x * side, y * side, size * side, angles)
     reach = circle + radius * math.exp(_SWELLING / 2)
     box = np.clip([*(middle - reach), *(middle + reach)], 0, 1).round(3).tolist()
     actions = [int(hour)]
@@ -255,7 +255,7 @@ def _write_video(root: Path, people: People, split: str, index: int) -> list[Per
     path = root / f"{video_id(split, index)}.mp4"
     if not path.exists():
         part = path.with_suffix(".part")
-        motion.encode(part, frames, FPS)
+        scenes.encode(part, frames, FPS)
         part.replace(path)
     return persons
 

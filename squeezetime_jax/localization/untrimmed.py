@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from squeezetime_jax.data import motion, workers
+from squeezetime_jax.data import motion, scenes, workers
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.localization import annotations, results
 from squeezetime_jax.localization.annotations import SAMPLE_RATE
@@ -31,8 +31,6 @@ _SEGMENT = (1.6, 5.0)  # seconds
 _GAP = (0.8, 2.4)  # seconds
 _SHARED = (0.4, 0.8)  # seconds that two segments overlap
 _DRIFT = 0.1  # largest share of its circle that a phase turns in `_SPAN` besides, at difficulty 1
-_X, _Y, _SIZE = range(3)
-_CIRCLING = 3
 
 _PREFIXES = {"val": "video_validation", "test": "video_test"}
 _SUBSETS = {"val": "train", "test": "test"}
@@ -136,7 +134,7 @@ def video(
         for number, shape in enumerate(scene.shapes)
     ]
     background = scene.phase + scene.rate * (times / _SPAN).astype(np.float32)[:, None]
-    return motion.paint_scene(scene, background, paths, size=settings.size), segments
+    return scenes.paint_scene(scene, background, paths, size=settings.size), segments
 
 
 def _path(
@@ -157,12 +155,12 @@ def _path(
                 active &= ~((other.start <= times) & (times < other.end))
         way = segment.speed * (1 if segment.label % 2 == 0 else -1)
         axis = segment.label // 2
-        if axis == _CIRCLING:
+        if axis == motion.CIRCLING:
             heading = np.pi * (times[active] - segment.start) / _SPAN
-            rate[active, _X] += abs(way) * np.cos(heading)
-            rate[active, _Y] += way * np.sin(heading)
+            rate[active, scenes.X] += abs(way) * np.cos(heading)
+            rate[active, scenes.Y] += way * np.sin(heading)
         else:
-            rate[active, axis] += way * (_GROWTH if axis == _SIZE else 1)
+            rate[active, axis] += way * (_GROWTH if axis == scenes.SIZE else 1)
     return (np.cumsum(rate, axis=0) / (_SPAN * _FPS)).astype(np.float32)
 
 
@@ -235,7 +233,7 @@ def _write_video(folder: Path, settings: Untrimmed, job: tuple[str, int]) -> tup
     path = folder / "videos" / f"{_name(*job)}.mp4"
     if not path.exists():
         part = path.with_suffix(".part")
-        motion.encode(part, frames, _FPS)
+        scenes.encode(part, frames, _FPS)
         part.replace(path)
     return segments
 

@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from squeezetime_jax.data import motion
+from squeezetime_jax.data import motion, scenes
 from squeezetime_jax.errors import UserError
 
 HOW = {"size": 32, "num_frames": 8, "difficulty": 0.3}
 NUM_CLASSES = len(motion.CLASSES)
 
 
-def scene_of(index: int, label: int, difficulty: float = 0.3) -> motion.Scene:
+def scene_of(index: int, label: int, difficulty: float = 0.3) -> scenes.Scene:
     rng = np.random.default_rng([7, index])
     return motion.draw_scene(rng, label, size=32, difficulty=difficulty)
 
@@ -29,13 +29,13 @@ def decoded(path) -> np.ndarray:
 @pytest.mark.parametrize("label", range(NUM_CLASSES))
 def test_reversed_frames_show_the_partner_class(label):
     scene = dataclasses.replace(scene_of(0, label), noise=0.0)
-    frames = motion.render(scene, size=32, num_frames=8)
-    reversed_frames = motion.render(motion.reverse(scene), size=32, num_frames=8)
+    frames = scenes.render(scene, size=32, num_frames=8)
+    reversed_frames = scenes.render(scenes.reverse(scene), size=32, num_frames=8)
     difference = np.abs(frames[::-1].astype(int) - reversed_frames)
     assert difference.mean() < 0.01  # rounding
     assert np.abs(frames.astype(int) - reversed_frames).mean() > 1
     partner = scene_of(0, label ^ 1)
-    for shape, other in zip(motion.reverse(scene).shapes, partner.shapes, strict=True):
+    for shape, other in zip(scenes.reverse(scene).shapes, partner.shapes, strict=True):
         if label < 6:
             assert shape.rate[label // 2] == other.rate[label // 2] != 0
         else:
@@ -43,19 +43,19 @@ def test_reversed_frames_show_the_partner_class(label):
 
 
 def test_only_rate_and_arc_depend_on_the_class():
-    scenes = [scene_of(3, label) for label in range(NUM_CLASSES)]
-    for scene in scenes[1:]:
-        np.testing.assert_array_equal(scene.background, scenes[0].background)
-        np.testing.assert_array_equal(scene.phase, scenes[0].phase)
-        np.testing.assert_array_equal(scene.rate, scenes[0].rate)
-        for shape, first in zip(scene.shapes, scenes[0].shapes, strict=True):
+    drawn = [scene_of(3, label) for label in range(NUM_CLASSES)]
+    for scene in drawn[1:]:
+        np.testing.assert_array_equal(scene.background, drawn[0].background)
+        np.testing.assert_array_equal(scene.phase, drawn[0].phase)
+        np.testing.assert_array_equal(scene.rate, drawn[0].rate)
+        for shape, first in zip(scene.shapes, drawn[0].shapes, strict=True):
             np.testing.assert_array_equal(shape.image, first.image)
             np.testing.assert_array_equal(shape.phase, first.phase)
 
 
 def test_the_middle_of_the_video_is_the_same_picture_in_every_class():
-    scenes = [dataclasses.replace(scene_of(5, k), noise=0.0) for k in range(NUM_CLASSES)]
-    middles = [motion.render(scene, size=32, num_frames=9)[4] for scene in scenes]
+    drawn = [dataclasses.replace(scene_of(5, k), noise=0.0) for k in range(NUM_CLASSES)]
+    middles = [scenes.render(scene, size=32, num_frames=9)[4] for scene in drawn]
     for middle in middles[1:]:
         np.testing.assert_array_equal(middle, middles[0])
 
@@ -74,7 +74,7 @@ def path(label: int) -> np.ndarray:
     )
     black = np.zeros((128, 128, 3), np.uint8)
     scene = dataclasses.replace(drawn, background=black, shapes=(shape,), noise=0.0)
-    light = motion.render(scene, size=64, num_frames=9)[..., 0].astype(float)
+    light = scenes.render(scene, size=64, num_frames=9)[..., 0].astype(float)
     rows, columns = np.indices((64, 64))
     area = light.sum((1, 2))
     x, y = (columns * light).sum((1, 2)) / area, (rows * light).sum((1, 2)) / area
@@ -115,7 +115,7 @@ def single_frames(split: str, number: int, folder) -> tuple[np.ndarray, np.ndarr
     videos = []
     for index in range(number):
         frames, _ = motion.motion_video(seed=11, split=split, index=index, **HOW)
-        motion.encode(folder / "video.mp4", frames)
+        scenes.encode(folder / "video.mp4", frames)
         videos.append(decoded(folder / "video.mp4"))
     videos = np.stack(videos).astype(np.float32) / 128 - 1
     labels = np.arange(number) % NUM_CLASSES

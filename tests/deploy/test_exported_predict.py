@@ -9,7 +9,7 @@ from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig, cli
 from squeezetime_jax.checkpoint.convert import to_torch_file
-from squeezetime_jax.data import motion
+from squeezetime_jax.data import scenes
 from squeezetime_jax.deploy.export import export
 
 pytest.importorskip("flatbuffers", reason="StableHLO files need flatbuffers")
@@ -28,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     )
     to_torch_file(checkpoint, model)
     export(model, exported, format="stablehlo", height=32, width=32, frame_interval=2)
-    motion.encode(video, np.random.default_rng(0).integers(0, 255, (12, 40, 56, 3), np.uint8))
+    scenes.encode(video, np.random.default_rng(0).integers(0, 255, (12, 40, 56, 3), np.uint8))
     return checkpoint, exported, video
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from squeezetime_jax.data import motion
+from squeezetime_jax.data import scenes
 from squeezetime_jax.data.video import VideoError
 from squeezetime_jax.detection.moments import FolderFrames, Sampling, VideoFrames, open_frames
 
@@ -74,7 +74,7 @@ def test_frames_of_folders(folder: Path) -> None:
 
 def test_frames_of_videos(tmp_path: Path) -> None:
     """A file of 10 frames a second from second 900 on: frame n shows (n - 1) / 30 s later."""
-    motion.encode(tmp_path / "v.mp4", np.stack([grey(n) for n in range(40)]), 10)
+    scenes.encode(tmp_path / "v.mp4", np.stack([grey(n) for n in range(40)]), 10)
     frames = open_frames(tmp_path, Sampling(), begins_at=900.0)
     assert isinstance(frames, VideoFrames)
     found = frames.read("v", np.array([1, 4, 31, 61])).mean(axis=(1, 2, 3)) / 5

@@ -11,7 +11,7 @@ import pytest
 from small import SAMPLING
 
 import squeezetime_jax as st
-from squeezetime_jax.data import motion
+from squeezetime_jax.data import motion, scenes
 from squeezetime_jax.data.video import VideoError, stream
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import inputs, live, predict
@@ -100,7 +100,7 @@ def long_video(tmp_path: Path) -> Path:
     frames, _ = motion.motion_video(
         seed=0, split="test", index=0, size=32, num_frames=20, difficulty=0.3
     )
-    motion.encode(tmp_path / "long.mp4", frames)
+    scenes.encode(tmp_path / "long.mp4", frames)
     return tmp_path / "long.mp4"
 
 
@@ -140,7 +140,7 @@ def test_a_stream_over_the_network(model: st.SqueezeTime, long_video: Path) -> N
 
 def test_a_stream_too_short_for_a_clip(model: st.SqueezeTime, tmp_path: Path) -> None:
     path = tmp_path / "short.mp4"
-    motion.encode(path, np.zeros((3, 32, 32, 3), np.uint8))
+    scenes.encode(path, np.zeros((3, 32, 32, 3), np.uint8))
     with pytest.raises(VideoError, match="ended after 3 frames, fewer than the 7"):
         list(live.recognise(Scorer(model), path.as_uri(), SAMPLING.protocol("1x1", 4)))
 

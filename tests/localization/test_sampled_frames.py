@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezetime_jax.data import motion
+from squeezetime_jax.data import scenes
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.localization import frames
 from squeezetime_jax.localization.annotations import VideoFacts, read_annotations
@@ -18,7 +18,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     levels = 40 + 5 * np.arange(30, dtype=np.uint8)
     grey = np.broadcast_to(levels[:, None, None, None], (30, 32, 48, 3))
-    motion.encode(folder / "v.mp4", np.ascontiguousarray(grey), 25)
+    scenes.encode(folder / "v.mp4", np.ascontiguousarray(grey), 25)
     return folder
 
 
