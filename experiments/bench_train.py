@@ -26,7 +26,7 @@ from squeezetime_jax.data.augment import NONE
 from squeezetime_jax.data.sources import open_source
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.training import devices
-from squeezetime_jax.training.config import Data, Experiment
+from squeezetime_jax.training.plan import Data, Experiment
 from squeezetime_jax.training.recognition import Recognition
 from squeezetime_jax.training.run import Trainer
 from squeezetime_jax.training.videos import TrainingVideos

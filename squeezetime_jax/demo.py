@@ -32,7 +32,7 @@ from squeezetime_jax.evaluation.views import Sampling
 from squeezetime_jax.experiment import run_experiment
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices, report, videos
-from squeezetime_jax.training.config import Experiment
+from squeezetime_jax.training.plan import Data, Experiment
 
 _NUM_CLIPS = 2  # of the test with several views
 _FOCUS_VIDEOS = 128  # whose temporal focus weights are averaged
@@ -97,7 +97,7 @@ def _say(step: int, what: str) -> None:
     print(f"[{step}/{_STEPS}] {what}", flush=True)
 
 
-def _make_videos(data: config.Data, folder: Path) -> None:
+def _make_videos(data: Data, folder: Path) -> None:
     arguments = dataclasses.asdict(data.motion)
     total = arguments["num_train"] + arguments["num_test"]
     existing = sum(1 for _ in folder.rglob("*.mp4"))

@@ -23,7 +23,7 @@ from squeezetime_jax.evaluation.labels import class_names
 from squeezetime_jax.evaluation.recognize import Evaluation
 from squeezetime_jax.evaluation.views import PAPER, Sampling, sampling_of
 from squeezetime_jax.training import config, devices, videos
-from squeezetime_jax.training.config import Experiment
+from squeezetime_jax.training.plan import Data, Experiment
 
 _VIEWS_AT_ONCE = 64  # on each device: what a batch of videos comes to when nothing is said
 
@@ -123,7 +123,7 @@ def _open(request: Request) -> tuple[Experiment | None, Source]:
     return config.parse(fields), source
 
 
-def _test_videos(data: config.Data, folder: Path) -> Source:
+def _test_videos(data: Data, folder: Path) -> Source:
     """The config's test videos alone: the training videos need not be on this machine."""
     if data.train != videos.MOTION:
         if not data.test:

@@ -9,7 +9,7 @@ from squeezetime_jax.detection.moments import Sampling
 from squeezetime_jax.detection.people import People
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.training.config import Run
+from squeezetime_jax.training.plan import Run
 from squeezetime_jax.training.recipe import Recipe
 
 TASK = "detection"

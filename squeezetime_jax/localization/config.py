@@ -10,7 +10,7 @@ from typing import Literal
 
 from squeezetime_jax.localization.untrimmed import Untrimmed
 from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.training.config import Run
+from squeezetime_jax.training.plan import Run
 from squeezetime_jax.training.recipe import Recipe
 
 TASK = "localization"

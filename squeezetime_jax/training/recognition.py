@@ -12,8 +12,8 @@ from squeezetime_jax.checkpoint.store import Meta, load
 from squeezetime_jax.data.augment import augment
 from squeezetime_jax.model.abstract import abstract_model
 from squeezetime_jax.model.squeezetime import SqueezeTime
-from squeezetime_jax.training.config import Experiment
 from squeezetime_jax.training.network import Network, Tree
+from squeezetime_jax.training.plan import Experiment
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.task import Batch, Metrics, Task
 

@@ -17,9 +17,9 @@ from squeezetime_jax.checkpoint.run import RunCheckpoints
 from squeezetime_jax.compilation import use_compilation_cache
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.training import config, devices
-from squeezetime_jax.training.config import Plan
 from squeezetime_jax.training.loop import Timetable, fit
 from squeezetime_jax.training.network import Network
+from squeezetime_jax.training.plan import Plan
 from squeezetime_jax.training.recipe import learning_rate_schedule, optimizer
 from squeezetime_jax.training.report import (
     Clock,

@@ -14,8 +14,8 @@ from squeezetime_jax.data.pipeline import train_batches
 from squeezetime_jax.data.sources import FileSource, Record, Source, open_source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.training.config import Data, Experiment
 from squeezetime_jax.training.devices import split_batch
+from squeezetime_jax.training.plan import Data, Experiment
 from squeezetime_jax.training.task import Batch
 
 MOTION = "motion"

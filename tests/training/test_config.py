@@ -5,6 +5,7 @@ import pytest
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.training import config
+from squeezetime_jax.training.plan import Experiment, Run
 
 DEMO = "--config=configs/demo.py"
 
@@ -94,8 +95,8 @@ def test_what_is_left_to_the_data_follows_its_size() -> None:
 
 
 def test_differences_name_fields_and_leave_out_what_does_not_matter() -> None:
-    mine = config.to_json(config.Experiment())
-    other = config.to_json(config.Experiment(seed=3, run=config.Run(log_steps=1)))
+    mine = config.to_json(Experiment())
+    other = config.to_json(Experiment(seed=3, run=Run(log_steps=1)))
     other["optimizer"]["momentum"] = 0.5
     assert config.differences(mine, other) == [
         "optimizer.momentum: 0.5 -> 0.9",

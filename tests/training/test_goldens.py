@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from squeezetime_jax.checkpoint.convert import from_torch_file
-from squeezetime_jax.training import config
+from squeezetime_jax.training.plan import Experiment
 from squeezetime_jax.training.recipe import Recipe, learning_rate_schedule, optimizer
 from squeezetime_jax.training.recognition import Recognition
 from squeezetime_jax.training.step import init_state, train_step
@@ -58,7 +58,7 @@ def test_losses_and_final_scores_are_the_references(
         model, _ = from_torch_file(
             golden / "mmengine_tiny.pth", dtype="float64", dropout=0.0, bn_group_size=group
         )
-        task = AsTheyAre(config.Experiment(model=model.config, optimizer=recipe))
+        task = AsTheyAre(Experiment(model=model.config, optimizer=recipe))
         schedule = learning_rate_schedule(
             recipe, batch_size=settings["batch"], epochs=1, steps_per_epoch=settings["steps"]
         )
