@@ -256,7 +256,9 @@ def start(args: argparse.Namespace, train: Sequence[str]) -> int:
     return run_together(commands, environments)
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: a whole number from `least` on."""
+
     def number(word: str) -> int:
         value = int(word)
         if value < least:
@@ -284,14 +286,14 @@ def parser() -> argparse.ArgumentParser:
     place("local", "one process on this machine, with all its devices", has_setup=False)
 
     sub = place("processes", "several processes on this machine", has_setup=False)
-    sub.add_argument("--num-processes", type=_at_least(1), default=2)
-    sub.add_argument("--gpus-per-process", type=_at_least(0), default=0, help="0: all see all")
-    sub.add_argument("--port", type=_at_least(1), help="of process 0; default: a free one")
+    sub.add_argument("--num-processes", type=at_least(1), default=2)
+    sub.add_argument("--gpus-per-process", type=at_least(0), default=0, help="0: all see all")
+    sub.add_argument("--port", type=at_least(1), help="of process 0; default: a free one")
 
     sub = place("slurm", "a job of a SLURM cluster")
-    sub.add_argument("--nodes", type=_at_least(1), default=1)
-    sub.add_argument("--gpus-per-node", type=_at_least(0), default=8, help="0: processors alone")
-    sub.add_argument("--cpus-per-task", type=_at_least(1), help="cores of each process")
+    sub.add_argument("--nodes", type=at_least(1), default=1)
+    sub.add_argument("--gpus-per-node", type=at_least(0), default=8, help="0: processors alone")
+    sub.add_argument("--cpus-per-task", type=at_least(1), help="cores of each process")
     sub.add_argument("--time", metavar="HH:MM:SS", help="default: the partition's")
     sub.add_argument("--partition")
     sub.add_argument("--account")
@@ -307,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("name", help="of the workload")
     sub.add_argument("--cluster", required=True)
     sub.add_argument("--tpu-type", required=True, metavar="TYPE", help="as v5litepod-16")
-    sub.add_argument("--num-slices", type=_at_least(1), default=1)
+    sub.add_argument("--num-slices", type=at_least(1), default=1)
     sub.add_argument("--docker-image", required=True, metavar="IMAGE", help="with this package")
     sub.add_argument("--zone")
     sub.add_argument("--project")

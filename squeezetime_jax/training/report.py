@@ -310,6 +310,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def is_finished(workdir: Path) -> bool:
+    """Whether the run in `workdir` has come to its end, which is when its curves are drawn."""
+    return (workdir / CURVES).exists()
+
+
 def draw_curves(workdir: Path, steps_per_epoch: int, score: str = "top1") -> Path | None:
     """Draw loss, score and learning rate over the epochs into `curves.png`.
 
