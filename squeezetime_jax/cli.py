@@ -4,84 +4,41 @@ Rooms are imported inside the functions, so that `squeezetime --help` answers at
 """
 
 import argparse
-import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from squeezetime_jax.command_line import Argument, Program, arg, asked, file, positive
 from squeezetime_jax.errors import UserError
 
-if TYPE_CHECKING:
-    from squeezetime_jax.evaluation.predict_command import Choices
+squeezetime = Program("squeezetime", "SqueezeTime in JAX: video recognition for phones.")
+main = squeezetime.main
 
-Run = Callable[[argparse.Namespace], int | None]
-_SUBCOMMANDS: dict[
-    str, tuple[str, str, tuple[tuple[tuple[str, ...], dict[str, Any]], ...], Run]
-] = {}
-
-
-def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return names, options
-
-
-def _subcommand(
-    summary: str, example: str, *arguments: tuple[tuple[str, ...], dict[str, Any]]
-) -> Callable[[Run], Run]:
-    """Register the function below as the subcommand of its name."""
-
-    def register(run: Run) -> Run:
-        _SUBCOMMANDS[run.__name__.strip("_")] = (summary, example, arguments, run)
-        return run
-
-    return register
+_CHECKPOINT = arg(
+    "--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"
+)
+_LABELS = arg(
+    "--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"
+)
+_JSON = arg("--json", action="store_true", help="one JSON object, for programs")
+_JSON_LINES = arg("--json", action="store_true", help="a JSON object a line, for programs")
+_SPLIT = arg("--split", metavar="NAME", help="of shards")
+_LISTED = (
+    arg("--list", required=True, metavar="FILE", help="one line `relative/path label` per video"),
+    arg("--root", required=True, metavar="FOLDER", help="what the list's paths are relative to"),
+)
+_AT_ONCE = arg("--processes", type=int, metavar="N", help="videos at once; by default one per core")
 
 
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
-    return int(word)
+def _save(content: str, metavar: str = "PICTURE") -> Argument:
+    return arg("--save", type=file, metavar=metavar, help=content)
 
 
-def _usage(name: str, arguments: Sequence[tuple[tuple[str, ...], dict[str, Any]]]) -> str:
-    """One line: what has to be given, and that there is more, which is listed below it."""
-    words = []
-    for names, options in arguments:
-        metavar = options.get("metavar", names[0])
-        if not names[0].startswith("-"):
-            words.append(f"{metavar}..." if options.get("nargs") == "+" else metavar)
-        elif options.get("required"):
-            flag = "" if options.get("action") == "store_true" else f" {metavar}"
-            words.append(f"{names[0]}{flag}")
-    return " ".join(["squeezetime", name, *words, "[options]"])
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="squeezetime", description="SqueezeTime in JAX: video recognition for phones."
-    )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (summary, example, arguments, run) in _SUBCOMMANDS.items():
-        sub = subparsers.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            usage=_usage(name, arguments),
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        for names, options in arguments:
-            sub.add_argument(*names, **options)
-        sub.set_defaults(run=run)
-    return parser
-
-
-@_subcommand(
+@squeezetime.subcommand(
     "Make small videos, train on them, test, predict and write a report; minutes on a laptop.",
     "squeezetime demo",
-    _arg("--workdir", default="squeezetime-demo", metavar="FOLDER", help="where everything goes"),
-    _arg("--config", default="demo", help=argparse.SUPPRESS),
+    arg("--workdir", default="squeezetime-demo", metavar="FOLDER", help="where everything goes"),
+    arg("--config", default="demo", help=argparse.SUPPRESS),
 )
 def _demo(args: argparse.Namespace) -> int:
     from squeezetime_jax.demo import demo
@@ -89,20 +46,20 @@ def _demo(args: argparse.Namespace) -> int:
     return demo(Path(args.workdir), args.fields)
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Convert weights between PyTorch's .pth and our checkpoint directory, in either direction.",
     "squeezetime convert released.pth weights/k400    # and back: weights/k400 mine.pth",
-    _arg("source", help="a .pth file, a checkpoint directory or a run's --workdir"),
-    _arg("target", help="a path ending in .pth, or else a new directory for our own format"),
-    _arg(
+    arg("source", help="a .pth file, a checkpoint directory or a run's --workdir"),
+    arg("target", help="a path ending in .pth, or else a new directory for our own format"),
+    arg(
         "--allow",
         action="append",
         default=[],
         metavar="PATTERN",
         help="regular expression of entries that may be missing, unexpected or mismatched",
     ),
-    _arg("--num-classes", type=int, metavar="N", help="another number of classes: a new head"),
-    _arg("--num-frames", type=int, metavar="N", help="another number of frames: stem resampled"),
+    arg("--num-classes", type=int, metavar="N", help="another number of classes: a new head"),
+    arg("--num-frames", type=int, metavar="N", help="another number of frames: stem resampled"),
 )
 def _convert(args: argparse.Namespace) -> None:
     from squeezetime_jax.checkpoint.store import convert_checkpoint
@@ -117,17 +74,16 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"wrote {args.target}")
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Store videos as shards that load fast: shrunk, many at once, resumable.",
     "squeezetime prepare --list train.txt --root videos/ --out shards/",
-    _arg("--list", required=True, metavar="FILE", help="one line `relative/path label` per video"),
-    _arg("--root", required=True, metavar="FOLDER", help="what the list's paths are relative to"),
-    _arg("--out", required=True, metavar="FOLDER", help="where the shards go"),
-    _arg("--split", metavar="NAME", help="the split's name; by default the list's, without .txt"),
-    _arg("--classes", metavar="FILE", help="class names, one per line in the order of the labels"),
-    _arg("--form", choices=("video", "jpeg"), default="video", help="how videos are stored"),
-    _arg("--short-side", type=int, default=256, metavar="PIXELS", help="of the stored frames"),
-    _arg("--processes", type=int, metavar="N", help="videos at once; by default one per core"),
+    *_LISTED,
+    arg("--out", required=True, metavar="FOLDER", help="where the shards go"),
+    arg("--split", metavar="NAME", help="the split's name; by default the list's, without .txt"),
+    arg("--classes", metavar="FILE", help="class names, one per line in the order of the labels"),
+    arg("--form", choices=("video", "jpeg"), default="video", help="how videos are stored"),
+    arg("--short-side", type=int, default=256, metavar="PIXELS", help="of the stored frames"),
+    _AT_ONCE,
 )
 def _prepare(args: argparse.Namespace) -> int:
     from squeezetime_jax.data import annotations, prepare, workers
@@ -150,12 +106,11 @@ def _prepare(args: argparse.Namespace) -> int:
     return 1 if report.bad else 0
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Name every unreadable, truncated, tiny or oddly short video of a list.",
     "squeezetime check --list val.txt --root videos/",
-    _arg("--list", required=True, metavar="FILE", help="one line `relative/path label` per video"),
-    _arg("--root", required=True, metavar="FOLDER", help="what the list's paths are relative to"),
-    _arg("--processes", type=int, metavar="N", help="videos at once; by default one per core"),
+    *_LISTED,
+    _AT_ONCE,
 )
 def _check(args: argparse.Namespace) -> int:
     from squeezetime_jax.data import annotations, check, workers
@@ -170,19 +125,19 @@ def _check(args: argparse.Namespace) -> int:
 
 
 _PROCESSES = (
-    _arg("--coordinator", metavar="HOST:PORT", help="of process 0; found by itself on SLURM, GKE"),
-    _arg("--num-processes", type=int, metavar="N", help="processes of the run, with --coordinator"),
-    _arg("--process-id", type=int, metavar="I", help="this process, from 0, with --coordinator"),
-    _arg("--distributed", action="store_true", help="find the other hosts (a TPU slice)"),
+    arg("--coordinator", metavar="HOST:PORT", help="of process 0; found by itself on SLURM, GKE"),
+    arg("--num-processes", type=int, metavar="N", help="processes of the run, with --coordinator"),
+    arg("--process-id", type=int, metavar="I", help="this process, from 0, with --coordinator"),
+    arg("--distributed", action="store_true", help="find the other hosts (a TPU slice)"),
 )
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Train as a config says, or go on with a run that was stopped.",
     "squeezetime train --config configs/k400.py --workdir runs/k400 --from in1k.pth",
-    _arg("--config", required=True, metavar="FILE[:VARIANT]", help="fields: --config.NAME=VALUE"),
-    _arg("--workdir", required=True, metavar="FOLDER", help="checkpoints, metrics, curves"),
-    _arg("--from", dest="init", metavar="CKPT", help="weights to start from; new head if need be"),
+    arg("--config", required=True, metavar="FILE[:VARIANT]", help="fields: --config.NAME=VALUE"),
+    arg("--workdir", required=True, metavar="FOLDER", help="checkpoints, metrics, curves"),
+    arg("--from", dest="init", metavar="CKPT", help="weights to start from; new head if need be"),
     *_PROCESSES,
 )
 def _train(args: argparse.Namespace) -> int:
@@ -201,22 +156,22 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Measure what networks cost on this machine: time, memory and size, in every runtime at hand.",
     "squeezetime bench --variant width=0.5 --runtime fused openvino --save speed.png",
-    _arg("--counts", action="store_true", help="only count parameters and multiply-adds"),
-    _arg("--size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"), help="of the clips"),
-    _arg(
+    arg("--counts", action="store_true", help="only count parameters and multiply-adds"),
+    arg("--size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"), help="of the clips"),
+    arg(
         "--variant",
         nargs="+",
         metavar="FIELD=VALUE,...",
         help="networks by depth, width, num_frames, num_classes; default: three of the paper's",
     ),
-    _arg("--runtime", nargs="+", metavar="NAME", help="of jit fused onnx openvino litert"),
-    _arg("--dtype", nargs="+", metavar="TYPE", help="of float32 bfloat16 int8; default float32"),
-    _arg("--seconds", type=float, default=3.0, help="spent on each measurement; default 3"),
-    _arg("--json", action="store_true", help="one JSON object, for programs"),
-    _arg("--save", metavar="PICTURE", help="draw size and the paper's accuracy against speed"),
+    arg("--runtime", nargs="+", metavar="NAME", help="of jit fused onnx openvino litert"),
+    arg("--dtype", nargs="+", metavar="TYPE", help="of float32 bfloat16 int8; default float32"),
+    arg("--seconds", type=float, default=3.0, help="spent on each measurement; default 3"),
+    _JSON,
+    _save("draw size and the paper's accuracy against speed"),
 )
 def _bench(args: argparse.Namespace) -> int:
     from squeezetime_jax.deploy import benchmark
@@ -237,69 +192,62 @@ def _bench(args: argparse.Namespace) -> int:
     chosen = {"variants": args.variant, "runtimes": args.runtime, "dtypes": args.dtype}
     chosen = {name: words for name, words in chosen.items() if words}
     request = Request(height=height, width=width, seconds=args.seconds, **chosen)
-    return bench(request, as_json=args.json, save=Path(args.save) if args.save else None)
+    return bench(request, as_json=args.json, save=args.save)
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Write a network for phones (LiteRT), CPUs (OpenVINO, ONNX) or any JAX device, and check it.",
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
-    _arg("checkpoint", metavar="CKPT", help="a .pth file, or our own directory"),
-    _arg(
+    arg("checkpoint", metavar="CKPT", help="a .pth file, or our own directory"),
+    arg(
         "--format",
         required=True,
         choices=("stablehlo", "onnx", "litert", "openvino"),
         metavar="FORMAT",
         help="stablehlo, onnx, litert (TFLite) or openvino",
     ),
-    _arg(
+    arg(
         "--dtype",
         default="float32",
         choices=("float32", "float16", "bfloat16", "int8"),
         help="what it computes in; int8 wants --calibrate",
     ),
-    _arg("--out", metavar="FILE", help="default: named after checkpoint and type, here"),
-    _arg("--size", type=_positive, metavar="PIXELS", help="side of a clip; default: as tested"),
-    _arg("--uint8", action="store_true", help="clips enter as 0..255; normalised inside"),
-    _arg("--calibrate", nargs="+", default=(), metavar="VIDEO", help="files, folders, or one list"),
-    _arg("--clips", type=_positive, default=128, metavar="N", help="of them, at most; default 128"),
-    _arg("--test", metavar="LIST", help="labelled videos (list, folder, shards): compare top-1"),
-    _arg("--root", metavar="FOLDER", help="what the lists' paths are relative to"),
-    _arg("--split", metavar="NAME", help="of shards"),
-    _arg("--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"),
-    _arg("--json", action="store_true", help="one JSON object, for programs"),
+    arg("--out", metavar="FILE", help="default: named after checkpoint and type, here"),
+    arg("--size", type=positive, metavar="PIXELS", help="side of a clip; default: as tested"),
+    arg("--uint8", action="store_true", help="clips enter as 0..255; normalised inside"),
+    arg("--calibrate", nargs="+", default=(), metavar="VIDEO", help="files, folders, or one list"),
+    arg(
+        "--clips",
+        dest="num_clips",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="of them, at most; default 128",
+    ),
+    arg("--test", metavar="LIST", help="labelled videos (list, folder, shards): compare top-1"),
+    arg("--root", metavar="FOLDER", help="what the lists' paths are relative to"),
+    _SPLIT,
+    _LABELS,
+    _JSON,
 )
 def _export(args: argparse.Namespace) -> int:
     from squeezetime_jax.deploy.export_command import Request, export_checkpoint
 
-    request = Request(
-        checkpoint=args.checkpoint,
-        format=args.format,
-        dtype=args.dtype,
-        out=args.out,
-        size=args.size,
-        uint8=args.uint8,
-        calibrate=args.calibrate,
-        num_clips=args.clips,
-        test=args.test,
-        root=args.root,
-        split=args.split,
-        labels=args.labels,
-    )
-    return export_checkpoint(request, as_json=args.json)
+    return export_checkpoint(asked(Request, args), as_json=args.json)
 
 
 _VIEWS = (
-    _arg("--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"),
-    _arg(
+    _CHECKPOINT,
+    arg(
         "--views",
         default="10x3",
         metavar="CLIPSxCROPS",
         help="10x3: the paper's protocol, the default; 1x1: thirty times less work",
     ),
-    _arg("--size", type=_positive, metavar="PIXELS", help="side of a crop; default: as tested"),
-    _arg("--frame-interval", type=int, metavar="N", help="0: clips over the whole video"),
+    arg("--size", type=positive, metavar="PIXELS", help="side of a crop; default: as tested"),
+    arg("--frame-interval", type=int, metavar="N", help="0: clips over the whole video"),
 )
-_VIDEOS = _arg(
+_VIDEOS = arg(
     "videos",
     nargs="+",
     metavar="VIDEO",
@@ -307,37 +255,27 @@ _VIDEOS = _arg(
 )
 
 
-def _choices(args: argparse.Namespace) -> "Choices":
-    from squeezetime_jax.evaluation.predict_command import Choices
-
-    return Choices(
-        checkpoint=args.checkpoint,
-        views=args.views,
-        size=args.size,
-        frame_interval=args.frame_interval,
-    )
-
-
-@_subcommand(
+@squeezetime.subcommand(
     "Measure a checkpoint's accuracy on labelled videos, each counted once on any devices.",
     "squeezetime eval --config configs/k400.py --checkpoint k400.pth --views 10x3",
-    _arg("--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"),
-    _arg("--config", metavar="FILE[:VARIANT]", help="its test videos and views"),
-    _arg(
+    _CHECKPOINT,
+    arg("--config", metavar="FILE[:VARIANT]", help="its test videos and views"),
+    arg(
         "--list",
+        dest="videos",
         metavar="FILE",
         help="other videos: an annotation list, a folder per class, shards",
     ),
-    _arg("--root", metavar="FOLDER", help="what the list's paths are relative to"),
-    _arg("--split", metavar="NAME", help="of shards"),
-    _arg("--views", metavar="CLIPSxCROPS", help="default: the config's; without one 10x3"),
-    _arg("--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"),
-    _arg("--batch-size", type=_positive, metavar="N", help="videos at once, on all devices"),
-    _arg("--workers", type=int, metavar="N", help="decoding processes; default: threads"),
-    _arg("--skip-unreadable", action="store_true", help="leave out and count unreadable videos"),
-    _arg("--json", action="store_true", help="one JSON object, for programs"),
-    _arg("--scores", metavar="FILE.npz", help="write every video's scores"),
-    _arg("--save", metavar="PICTURE", help="draw the confusion matrix"),
+    arg("--root", metavar="FOLDER", help="what the list's paths are relative to"),
+    _SPLIT,
+    arg("--views", metavar="CLIPSxCROPS", help="default: the config's; without one 10x3"),
+    _LABELS,
+    arg("--batch-size", type=positive, metavar="N", help="videos at once, on all devices"),
+    arg("--workers", type=int, metavar="N", help="decoding processes; default: threads"),
+    arg("--skip-unreadable", action="store_true", help="leave out and count unreadable videos"),
+    _JSON,
+    arg("--scores", type=file, metavar="FILE.npz", help="write every video's scores"),
+    _save("draw the confusion matrix"),
     *_PROCESSES,
 )
 def _eval(args: argparse.Namespace) -> int:
@@ -347,39 +285,27 @@ def _eval(args: argparse.Namespace) -> int:
 
     devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
     fields = config.read([f"--config={args.config}", *args.fields]) if args.config else None
-    scores, save = (Path(path) if path else None for path in (args.scores, args.save))
     if fields is not None and (home := home_of(fields)):
-        return home.evaluate(fields, args.checkpoint, as_json=args.json, scores=scores, save=save)
-    request = Request(
-        checkpoint=args.checkpoint,
-        config=fields,
-        videos=args.list,
-        root=args.root,
-        split=args.split,
-        labels=args.labels,
-        views=args.views,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        skip_unreadable=args.skip_unreadable,
-    )
-    return evaluate(request, as_json=args.json, scores=scores, save=save)
+        return home.evaluate(
+            fields, args.checkpoint, as_json=args.json, scores=args.scores, save=args.save
+        )
+    request = asked(Request, args, config=fields)
+    return evaluate(request, as_json=args.json, scores=args.scores, save=args.save)
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Say what videos show; also `camera`, `camera:1` or a stream's URL, as frames arrive.",
     "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures\n"
     "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.onnx   # exported",
     _VIDEOS,
     *_VIEWS,
-    _arg("--top", type=_positive, default=5, metavar="K", help="classes to name; default 5"),
-    _arg("--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"),
-    _arg("--json", action="store_true", help="a JSON object a line, for programs"),
-    _arg(
-        "--save", metavar="PICTURE", help="frames, scores, frame importance; or a folder for many"
-    ),
+    arg("--top", type=positive, default=5, metavar="K", help="classes to name; default 5"),
+    _LABELS,
+    _JSON_LINES,
+    _save("frames, scores, frame importance; or a folder for many"),
 )
 def _predict(args: argparse.Namespace) -> int:
-    from squeezetime_jax.evaluation.predict_command import predict_videos
+    from squeezetime_jax.evaluation.predict_command import Choices, predict_videos
 
     exported = None
     if Path(args.checkpoint).suffix in (".onnx", ".xml", ".tflite", ".stablehlo"):
@@ -388,81 +314,69 @@ def _predict(args: argparse.Namespace) -> int:
         exported = open_exported(args.checkpoint)
     return predict_videos(
         args.videos,
-        _choices(args),
+        asked(Choices, args),
         exported=exported,
         count=args.top,
         labels=args.labels,
         as_json=args.json,
-        save=Path(args.save) if args.save else None,
+        save=args.save,
     )
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Write the pooled features of videos, for a classifier of one's own.",
     "squeezetime features clips/ --checkpoint k400.pth --out features.npz",
     _VIDEOS,
     *_VIEWS,
-    _arg("--out", required=True, metavar="FILE.npz", help="features (videos, channels), paths"),
+    arg("--out", required=True, metavar="FILE.npz", help="features (videos, channels), paths"),
 )
 def _features(args: argparse.Namespace) -> int:
-    from squeezetime_jax.evaluation.predict_command import write_features
+    from squeezetime_jax.evaluation.predict_command import Choices, write_features
 
-    return write_features(args.videos, _choices(args), Path(args.out))
+    return write_features(args.videos, asked(Choices, args), Path(args.out))
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Say what happens when in a video: start, end and class of every segment.",
     "squeezetime localize match.mp4 --checkpoint runs/thumos14 --save timeline.png",
-    _arg("video", metavar="VIDEO", help="one file, of any length"),
-    _arg("--checkpoint", required=True, metavar="CKPT", help="a run of configs/thumos14.py"),
-    _arg("--top", type=_positive, default=20, metavar="K", help="segments to show; default 20"),
-    _arg("--json", action="store_true", help="all segments, in ActivityNet's format"),
-    _arg("--save", metavar="PICTURE", help="a filmstrip, and a timeline below it"),
+    arg("video", metavar="VIDEO", help="one file, of any length"),
+    arg("--checkpoint", required=True, metavar="CKPT", help="a run of configs/thumos14.py"),
+    arg("--top", type=positive, default=20, metavar="K", help="segments to show; default 20"),
+    arg("--json", action="store_true", help="all segments, in ActivityNet's format"),
+    _save("a filmstrip, and a timeline below it"),
 )
 def _localize(args: argparse.Namespace) -> int:
     from squeezetime_jax.localization.command import localize_video
 
     return localize_video(
-        args.video,
-        args.checkpoint,
-        count=args.top,
-        as_json=args.json,
-        save=Path(args.save) if args.save else None,
+        args.video, args.checkpoint, count=args.top, as_json=args.json, save=args.save
     )
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Say what persons do at each second of a video, and draw it over the frames.",
     "squeezetime detect film.mp4 --checkpoint ava21.pth --boxes persons.csv --save drawn.mp4",
-    _arg("video", metavar="VIDEO", help="a file"),
-    _arg("--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"),
-    _arg(
+    arg("video", metavar="VIDEO", help="a file"),
+    _CHECKPOINT,
+    arg(
         "--boxes",
         default="whole",
         metavar="FILE.csv",
         help="rows video,second,x1,y1,x2,y2; or whole: the frame; or a detector, MODULE:FUNCTION",
     ),
-    _arg("--labels", metavar="FILE", help="list of actions; default: the checkpoint's, or AVA's"),
-    _arg("--begins-at", type=float, metavar="SECOND", help="which second the first frame shows"),
-    _arg("--score", type=float, default=0.1, metavar="P", help="least of an action; default 0.1"),
-    _arg("--json", action="store_true", help="a JSON object a line, for programs"),
-    _arg("--save", metavar="OUT", help="an .mp4 to draw; or a folder for a picture a second"),
+    arg("--labels", metavar="FILE", help="list of actions; default: the checkpoint's, or AVA's"),
+    arg("--begins-at", type=float, metavar="SECOND", help="which second the first frame shows"),
+    arg("--score", type=float, default=0.1, metavar="P", help="least of an action; default 0.1"),
+    _JSON_LINES,
+    _save("an .mp4 to draw; or a folder for a picture a second", metavar="OUT"),
 )
 def _detect(args: argparse.Namespace) -> int:
     from squeezetime_jax.detection.detect import Choices, detect_video
 
-    choices = Choices(
-        checkpoint=args.checkpoint,
-        boxes=args.boxes,
-        labels=args.labels,
-        begins_at=args.begins_at,
-        score=args.score,
-    )
-    save = Path(args.save) if args.save else None
-    return detect_video(args.video, choices, as_json=args.json, save=save)
+    return detect_video(args.video, asked(Choices, args), as_json=args.json, save=args.save)
 
 
-@_subcommand(
+@squeezetime.subcommand(
     "Print versions, devices, decoders and caches, and what is missing for which command.",
     "squeezetime doctor      # put this into a bug report",
 )
@@ -473,34 +387,6 @@ def _doctor(args: argparse.Namespace) -> int:
     print("\n".join(lines))
     print("all is well" if is_healthy else "lines that begin with ! need attention")
     return 0 if is_healthy else 1
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand.
-
-    Returns:
-      The exit status: 0, or 1 for a failure told in one line on standard error.
-
-    Raises:
-      SystemExit: with status 2, for a command line that is not understood; with 0 after `--help`.
-    """
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    args.fields = [word for word in rest if "config" in args and word.startswith("--config.")]
-    unknown = [word for word in rest if word not in args.fields]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    try:
-        return args.run(args) or 0
-    except UserError as error:
-        print(f"squeezetime {args.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"squeezetime {args.command}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `squeezetime ... | head`: the reader has left, nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 if __name__ == "__main__":

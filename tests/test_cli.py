@@ -9,7 +9,7 @@ import pytest
 import squeezetime_jax
 from squeezetime_jax import cli
 
-COMMANDS = sorted(cli._SUBCOMMANDS)
+COMMANDS = sorted(cli.squeezetime.subcommands)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,6 +13,7 @@ PACKAGE = Path(squeezetime_jax.__file__).parent
 # From the bottom up. A room imports itself and the floors below its own, nothing beside or above.
 FLOORS = [
     {"errors", "compilation"},
+    {"command_line", "files"},
     {"model"},
     {"checkpoint", "data"},
     {"evaluation", "training"},
