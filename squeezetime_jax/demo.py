@@ -30,6 +30,7 @@ from squeezetime_jax.evaluation.recognize import Evaluation
 from squeezetime_jax.evaluation.report_page import Section, write_page
 from squeezetime_jax.evaluation.views import Sampling
 from squeezetime_jax.experiment import run_experiment
+from squeezetime_jax.files import write_whole
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.training import config, devices, report, videos
 from squeezetime_jax.training.plan import Data, Experiment
@@ -285,9 +286,7 @@ def _write_results(path: Path, results: Results) -> None:
         field.name: getattr(results, field.name).compute() for field in dataclasses.fields(results)
     }
     fields["reversed"]["taken_for_partner"] = results.taken_for_partner()
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(fields, indent=1) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(fields, indent=1) + "\n")
 
 
 def _summarise(workdir: Path, page: Path, results: Results, seconds: float) -> None:

@@ -22,7 +22,7 @@ from squeezetime_jax.evaluation import recognize
 from squeezetime_jax.evaluation.labels import class_names
 from squeezetime_jax.evaluation.recognize import Evaluation
 from squeezetime_jax.evaluation.views import PAPER, Sampling, sampling_of
-from squeezetime_jax.training import config, devices, videos
+from squeezetime_jax.training import config, devices, run, videos
 from squeezetime_jax.training.plan import Data, Experiment
 
 _VIEWS_AT_ONCE = 64  # on each device: what a batch of videos comes to when nothing is said
@@ -115,7 +115,7 @@ def _open(request: Request) -> tuple[Experiment | None, Source]:
     elif fields is None:
         raise UserError("no videos are given; wanted --config FILE, or --list LIST (and --root)")
     else:
-        folder = _run_folder(request.checkpoint) / "videos"
+        folder = run.folder_of(request.checkpoint) / "videos"
         source = _test_videos(config.parse_data(fields), folder)
     if fields is None:
         return None, source
@@ -134,15 +134,6 @@ def _test_videos(data: Data, folder: Path) -> Source:
         data = dataclasses.replace(data, train=data.test, root=root, train_split=split, test="")
     sources = videos.open_sources(data, folder)
     return sources.test or sources.train
-
-
-def _run_folder(checkpoint: str) -> Path:
-    """The working directory of the run that a checkpoint belongs to; its own folder otherwise."""
-    path = Path(checkpoint)
-    for folder in (path, *path.parents[:2]):
-        if (folder / "config.json").is_file():
-            return folder
-    return path.parent
 
 
 def _protocol(

@@ -12,7 +12,6 @@ half circle that starts to the right.
 """
 
 import functools
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from squeezetime_jax.data import scenes
+from squeezetime_jax.data import embedded, scenes
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import write_whole
 
 CLASSES = (
     "moving right", "moving left", "moving down", "moving up",
@@ -38,6 +38,14 @@ _SPEED = (0.5, 1.0)  # how far a moving shape goes in one video, in frame sides
 _GROWTH = 0.5  # of that, what the log-size turns of its circle: about as fast to see
 _DRIFT = 0.2  # largest share of its circle that any other phase turns, at difficulty 1
 _MARKER = "motion.json"
+_FOREIGN = (
+    f"holds something that is no motion data set (no {_MARKER}); wanted a new or empty folder;"
+    " choose another"
+)
+_OTHER = (
+    "holds a motion data set made with {was}; wanted {wanted}; choose another folder or delete"
+    " this one"
+)
 
 
 def draw_scene(
@@ -139,7 +147,8 @@ def write_motion_dataset(
         "version": 1, "seed": seed, "num_train": num_train, "num_test": num_test,
         "size": size, "num_frames": num_frames, "difficulty": difficulty,
     }  # fmt: skip
-    if _claim(folder, arguments):
+    marker = folder / _MARKER
+    if embedded.claim(marker, arguments, foreign=_FOREIGN, other=_OTHER):
         return folder
     jobs = [("train", i) for i in range(num_train)] + [("test", i) for i in range(num_test)]
     write = functools.partial(
@@ -147,10 +156,10 @@ def write_motion_dataset(
     )
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         lines = list(pool.map(lambda job: write(*job), jobs, chunksize=1))
-    _write_text(folder / "train.txt", "".join(lines[:num_train]))
-    _write_text(folder / "test.txt", "".join(lines[num_train:]))
-    _write_text(folder / "label_map.txt", "".join(f"{name}\n" for name in CLASSES))
-    _write_text(folder / _MARKER, json.dumps(arguments | {"complete": True}))
+    write_whole(folder / "train.txt", "".join(lines[:num_train]))
+    write_whole(folder / "test.txt", "".join(lines[num_train:]))
+    write_whole(folder / "label_map.txt", "".join(f"{name}\n" for name in CLASSES))
+    embedded.complete(marker, arguments)
     return folder
 
 
@@ -176,33 +185,6 @@ def _draw_shape(
     )
 
 
-def _claim(folder: Path, arguments: dict[str, int | float]) -> bool:
-    """Make the folder ours; True if it is already complete."""
-    marker = folder / _MARKER
-    if marker.exists():
-        try:
-            found = json.loads(marker.read_text())
-        except ValueError:
-            found = {}
-        differing = [k for k, v in arguments.items() if found.get(k) != v]
-        if differing:
-            was = ", ".join(f"{k}={found.get(k)}" for k in differing)
-            wanted = ", ".join(f"{k}={arguments[k]}" for k in differing)
-            raise UserError(
-                f"{folder}: holds a motion data set made with {was}; wanted {wanted}; "
-                "choose another folder or delete this one"
-            )
-        return bool(found.get("complete"))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder}: holds something that is no motion data set (no {_MARKER}); wanted a new or "
-            "empty folder; choose another"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_text(marker, json.dumps(arguments | {"complete": False}))
-    return False
-
-
 def _write_video(folder: Path, split: str, index: int, *, seed: int, **how: Any) -> str:
     """Write one video unless it is there; its line of the annotation list."""
     label = index % len(CLASSES)
@@ -210,19 +192,10 @@ def _write_video(folder: Path, split: str, index: int, *, seed: int, **how: Any)
     path = folder / relative
     if not path.exists():
         frames, _ = motion_video(seed=seed, split=split, index=index, **how)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        scenes.encode(part, frames)
-        part.replace(path)
+        scenes.encode(path, frames)
     return f"{relative} {label}\n"
 
 
 def _check_range(name: str, value: int | float, is_right: bool, wanted: str) -> None:
     if not is_right:
         raise UserError(f"motion data set: {name}: found {value}; wanted {wanted}")
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

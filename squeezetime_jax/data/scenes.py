@@ -9,11 +9,14 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
+
+from squeezetime_jax.files import whole
 
 X, Y, SIZE, ANGLE = range(4)
 """The phases of a shape, each in turns of its circle."""
@@ -201,13 +204,16 @@ def encode(
     """Write frames as H.264 in mp4, every frame by itself and at the same quantiser.
 
     Args:
-      path: the file to write, of any name.
+      path: the file to write, of any name, whole or not at all.
       frames: RGB, even height and width.
       fps: frames per second.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     # The preset that is decoded fastest: every epoch decodes, and files this small may be larger.
     options = {"preset": "ultrafast", "qp": str(_QUANTISER), "x264-params": "keyint=1"}
-    with av.open(os.fspath(path), "w", format="mp4") as container:
+    with whole(Path(path)) as part, av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from squeezetime_jax.deploy.benchmark import PAPER_SPEED, VARIANTS
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole
 
 
 def check(target: Path) -> None:
@@ -39,15 +40,8 @@ def draw(found: dict[str, Any], target: Path) -> Path:
     size.legend(fontsize="small")
     figure.suptitle(found["machine"], fontsize="medium")
     figure.supxlabel(f"ms a clip, batch 1, median.  {PAPER_SPEED}", fontsize="small")
-    part = target.with_name(f"{target.stem}.part{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with whole(target) as part:
         figure.savefig(part, dpi=150)
-        part.replace(target)
-    except OSError as error:
-        raise UserError(
-            f"{target}: cannot be written ({error.strerror}); choose another"
-        ) from error
     return target
 
 

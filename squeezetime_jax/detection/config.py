@@ -7,7 +7,7 @@ from squeezetime_jax.data.augment import Augmentation
 from squeezetime_jax.detection.metric import Protocol
 from squeezetime_jax.detection.moments import Sampling
 from squeezetime_jax.detection.people import People
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, check_fields
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.training.plan import Run
 from squeezetime_jax.training.recipe import Recipe
@@ -71,7 +71,8 @@ class Data:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, is_right, wanted in (
+        check_fields(
+            self,
             ("person_score", 0 <= self.person_score <= 1, "in [0, 1]"),
             ("most_proposals", self.most_proposals >= 1, "at least 1"),
             ("max_boxes", self.max_boxes >= 1, "at least 1"),
@@ -79,9 +80,7 @@ class Data:
             ("crop_size", self.crop_size >= 32, "at least 32"),
             ("short_side", self.short_side >= 32, "at least 32"),
             ("crop", self.crop in ("multi_scale", "none"), "'multi_scale' or 'none'"),
-        ):
-            if not is_right:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+        )
         self.sampling(16)
 
     def sampling(self, num_frames: int) -> Sampling:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from squeezetime_jax.data.video import Video, stream
 from squeezetime_jax.detection.detect import Seen, lines_of
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole, write_whole
 
 _COLOURS = ((255, 196, 0), (0, 200, 255), (120, 255, 90), (255, 110, 180))
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -73,17 +73,7 @@ def write_pictures(
             picture = draw(frame, moment, names, score)
             path = folder / f"{Path(video).stem}_{moment.second:g}.jpg"
             encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-            _write(path, encoded.tobytes())
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from None
+            write_whole(path, encoded.tobytes())
 
 
 def write_video(
@@ -101,27 +91,21 @@ def write_video(
     """
     with Video(video) as opened:
         fps = opened.info.fps
-    part = path.with_name(path.name + ".part")
     nothing = Seen(0.0, np.zeros((0, 4)), np.zeros((0, 1)))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(part), "w", format="mp4") as container:
-            encoder: av.VideoStream | None = None
-            for number, frame in enumerate(stream(video)):
-                second = begins_at + number / fps
-                nearest = min(seen, key=lambda moment: abs(moment.second - second), default=nothing)
-                is_near = abs(nearest.second - second) <= 0.5 + 1 / fps
-                picture = draw(frame, nearest if is_near else nothing, names, score)
-                picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
-                if encoder is None:
-                    rate = Fraction(fps).limit_denominator(1001)
-                    encoder = container.add_stream("libx264", rate=rate)
-                    encoder.height, encoder.width = picture.shape[:2]
-                    encoder.pix_fmt = "yuv420p"
-                picture = np.ascontiguousarray(picture)
-                container.mux(encoder.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            if encoder is not None:
-                container.mux(encoder.encode(None))
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from None
+    with whole(path) as part, av.open(str(part), "w", format="mp4") as container:
+        encoder: av.VideoStream | None = None
+        for number, frame in enumerate(stream(video)):
+            second = begins_at + number / fps
+            nearest = min(seen, key=lambda moment: abs(moment.second - second), default=nothing)
+            is_near = abs(nearest.second - second) <= 0.5 + 1 / fps
+            picture = draw(frame, nearest if is_near else nothing, names, score)
+            picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+            if encoder is None:
+                rate = Fraction(fps).limit_denominator(1001)
+                encoder = container.add_stream("libx264", rate=rate)
+                encoder.height, encoder.width = picture.shape[:2]
+                encoder.pix_fmt = "yuv420p"
+            picture = np.ascontiguousarray(picture)
+            container.mux(encoder.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        if encoder is not None:
+            container.mux(encoder.encode(None))

@@ -27,6 +27,7 @@ from squeezetime_jax.detection.metric import FrameMap, frame_map
 from squeezetime_jax.detection.task import Detection
 from squeezetime_jax.detection.weights import load_detector
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.training import config, devices, run
 from squeezetime_jax.training.recipe import check_batch
 from squeezetime_jax.training.report import Report
@@ -140,9 +141,7 @@ def run_experiment(fields: Any, workdir: Path, report: Report | None = None) -> 
     data = with_files(experiment, workdir / "videos")
     model = experiment.model
     train = open_split(data, "train", model.num_classes, model.num_frames)
-    test = open_split(data, "test", model.num_classes, model.num_frames) if data.test else None
-    if test is not None and not data.labels:
-        raise UserError("config: data.labels is empty; give --config.data.labels=LIST.pbtxt")
+    test = _open_test_split(data, model) if data.test else None
     mesh = devices.data_mesh()
 
     def evaluate_model(detector: Detector) -> dict[str, float]:
@@ -236,11 +235,9 @@ def evaluate(
       UserError: a file is not there, or not what it should be.
     """
     experiment = parse(fields)
-    data = with_files(experiment, _run_folder(Path(checkpoint)) / "videos")
+    data = with_files(experiment, run.folder_of(checkpoint) / "videos")
     detector = load_detector(checkpoint)
-    if not data.labels:
-        raise UserError("config: data.labels is empty; give --config.data.labels=LIST.pbtxt")
-    split = open_split(data, "test", detector.config.num_classes, detector.config.num_frames)
+    split = _open_test_split(data, detector.config)
     with progress_bar("scoring", len(split.key_frames)) as progress:
         result = measure(
             detector,
@@ -272,12 +269,10 @@ def evaluate(
     return 0
 
 
-def _run_folder(checkpoint: Path) -> Path:
-    """The working directory of the run that a checkpoint belongs to; its own folder otherwise."""
-    for folder in (checkpoint, *list(checkpoint.parents)[:2]):
-        if (folder / run.CONFIG).is_file():
-            return folder
-    return checkpoint.parent
+def _open_test_split(data: Data, model: SqueezeTimeConfig) -> Split:
+    if not data.labels:
+        raise UserError("config: data.labels is empty; give --config.data.labels=LIST.pbtxt")
+    return open_split(data, "test", model.num_classes, model.num_frames)
 
 
 def _draw(result: FrameMap, path: Path) -> None:

@@ -15,7 +15,7 @@ from squeezetime_jax.data.batches import EvalBatches, ordered_batches
 from squeezetime_jax.detection.annotations import BoxRows, Frame
 from squeezetime_jax.detection.dataset import TestClips
 from squeezetime_jax.detection.detector import Detector
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole
 from squeezetime_jax.training import devices
 
 _DECIMALS = 4  # of the numbers in a file of detections (mmaction2)
@@ -166,16 +166,10 @@ def write_detections(path: Path, rows: BoxRows) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "w") as file:
-            for number, box, action, score in zip(
-                rows.frame, rows.boxes, rows.action, rows.last, strict=True
-            ):
-                video, second = rows.frames[number]
-                numbers = ",".join(f"{value:.{_DECIMALS}f}" for value in box)
-                file.write(f"{video},{second},{numbers},{action},{score:.{_DECIMALS}f}\n")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from None
+    with whole(path) as part, part.open("w") as file:
+        for number, box, action, score in zip(
+            rows.frame, rows.boxes, rows.action, rows.last, strict=True
+        ):
+            video, second = rows.frames[number]
+            numbers = ",".join(f"{value:.{_DECIMALS}f}" for value in box)
+            file.write(f"{video},{second},{numbers},{action},{score:.{_DECIMALS}f}\n")

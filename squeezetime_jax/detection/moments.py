@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 
 from squeezetime_jax.data.sources import ShardSource
 from squeezetime_jax.data.video import FrameSequence, Video, VideoError
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, check_fields
 
 INDEX = "seconds.json"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -41,15 +41,14 @@ class Sampling:
     frame_offset: int = 1
 
     def __post_init__(self) -> None:
-        for name, is_right, wanted in (
+        check_fields(
+            self,
             ("num_frames", self.num_frames >= 1, "at least 1"),
             ("frame_interval", self.frame_interval >= 1, "at least 1"),
             ("fps", self.fps >= 1, "at least 1"),
             ("end", self.end > self.start, f"more than {self.start}"),
             ("frame_offset", self.frame_offset in (0, 1), "0 or 1"),
-        ):
-            if not is_right:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+        )
 
     def numbers(
         self, second: int, rng: np.random.Generator | np.random.RandomState | None = None

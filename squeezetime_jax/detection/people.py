@@ -12,7 +12,6 @@ Frames run at `FPS` from second `START` on, and the annotated second is the midd
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pickle
@@ -24,8 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from squeezetime_jax.data import scenes
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.data import embedded, scenes
+from squeezetime_jax.errors import check_fields
+from squeezetime_jax.files import write_whole
 
 FPS, START, SECONDS = 16, 900, 2
 SECOND = START + SECONDS // 2
@@ -49,6 +49,8 @@ _WANDER = 0.03  # how far a circle's middle is from its quarter's
 _NEARLY = 0.7  # how far from the full hour a heading may be, in half-hours
 _SLACK = 0.03  # how far a proposal's edges are off, in sides of the box
 _MARKER = "people.json"
+_FOREIGN = f"holds something else (no {_MARKER}); choose another folder"
+_OTHER = "holds persons' videos made with other settings; choose another folder or delete this one"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,14 +75,13 @@ class People:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, is_right, wanted in (
+        check_fields(
+            self,
             ("num_train", self.num_train >= 1, "at least 1"),
             ("num_test", self.num_test >= 1, "at least 1"),
             ("size", self.size >= 32 and self.size % 2 == 0, "an even number from 32"),
             ("difficulty", 0 <= self.difficulty <= 1, "0 to 1"),
-        ):
-            if not is_right:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+        )
 
 
 class Person(NamedTuple):
@@ -200,7 +201,8 @@ def write_people(folder: Path, people: People, threads: int | None = None) -> Pa
       UserError: the folder holds something else.
     """
     arguments = {"version": 1, **dataclasses.asdict(people)}
-    if _claim(folder, arguments):
+    marker = folder / _MARKER
+    if embedded.claim(marker, arguments, foreign=_FOREIGN, other=_OTHER):
         return folder
     counts = {"train": people.num_train, "test": people.num_test}
     for split, number in counts.items():
@@ -210,17 +212,17 @@ def write_people(folder: Path, people: People, threads: int | None = None) -> Pa
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             videos = list(pool.map(write, range(number)))
         rows = "".join(row for k, persons in enumerate(videos) for row in _rows(split, k, persons))
-        _replace(files.ground_truth, rows.encode())
+        write_whole(files.ground_truth, rows)
         rng = np.random.default_rng([people.seed, 2, number])
         proposals = {
             f"{video_id(split, k)},{SECOND:04d}": _proposals(rng, persons)
             for k, persons in enumerate(videos)
         }
-        _replace(files.proposals, pickle.dumps(proposals, protocol=4))
-        _replace(files.excluded, b"")
+        write_whole(files.proposals, pickle.dumps(proposals, protocol=4))
+        write_whole(files.excluded, b"")
         items = (f'item {{\n  name: "{a}"\n  id: {k}\n}}\n' for k, a in enumerate(ACTIONS, 1))
-        _replace(files.actions, "".join(items).encode())
-    _replace(folder / _MARKER, json.dumps(arguments | {"complete": True}).encode())
+        write_whole(files.actions, "".join(items))
+    embedded.complete(marker, arguments)
     return folder
 
 
@@ -229,34 +231,11 @@ def video_id(split: str, index: int) -> str:
     return f"{split}_{index:05d}"
 
 
-def _claim(folder: Path, arguments: dict[str, int | float]) -> bool:
-    """Make the folder ours; True if it is already complete."""
-    marker = folder / _MARKER
-    if marker.exists():
-        try:
-            found = json.loads(marker.read_text())
-        except ValueError:
-            found = {}
-        if any(found.get(name) != value for name, value in arguments.items()):
-            raise UserError(
-                f"{folder}: holds persons' videos made with other settings; choose another folder"
-                " or delete this one"
-            )
-        return bool(found.get("complete"))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: holds something else (no {_MARKER}); choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(marker, json.dumps(arguments | {"complete": False}).encode())
-    return False
-
-
 def _write_video(root: Path, people: People, split: str, index: int) -> list[Person]:
     frames, persons = people_video(people, split, index)
     path = root / f"{video_id(split, index)}.mp4"
     if not path.exists():
-        part = path.with_suffix(".part")
-        scenes.encode(part, frames, FPS)
-        part.replace(path)
+        scenes.encode(path, frames, FPS)
     return persons
 
 
@@ -278,9 +257,3 @@ def _proposals(rng: np.random.Generator, persons: list[Person]) -> Float64[np.nd
         corner = rng.uniform(0, 0.6, 2)
         found.append([*corner, *(corner + rng.uniform(0.1, 0.4, 2)), rng.uniform(0.1, 0.85)])
     return np.array(found, np.float64)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

@@ -15,6 +15,7 @@ from jaxtyping import Float64
 from squeezetime_jax.checkpoint import inert_pickle
 from squeezetime_jax.detection.annotations import Frame
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole
 
 # AVA's training file takes some six million steps.
 _MAX_OPCODES = 50_000_000
@@ -141,19 +142,14 @@ def write_proposals(path: str | os.PathLike[str], proposals: Proposals) -> None:
         "second": np.repeat(np.array([second for _, second in frames], np.int64), counts),
         **{name: all_boxes[:, i] for i, name in enumerate(_COORDINATES)},
     }
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            if path.suffix == ".npz":
-                np.savez_compressed(file, **columns)  # type: ignore[arg-type]
-            else:
-                import pyarrow
-                import pyarrow.parquet
+    with whole(path) as part, part.open("wb") as file:
+        if path.suffix == ".npz":
+            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
+        else:
+            import pyarrow
+            import pyarrow.parquet
 
-                pyarrow.parquet.write_table(pyarrow.table(columns), file)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from None
+            pyarrow.parquet.write_table(pyarrow.table(columns), file)
 
 
 _COORDINATES = ("x1", "y1", "x2", "y2", "score")

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".pdf", ".svg"))
 
@@ -39,13 +40,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
         raise UserError(f"{path}: is not named like a picture; wanted one of {kinds}")
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
         figure.savefig(part, dpi=_DOTS_PER_INCH)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from error
     return path
 
 

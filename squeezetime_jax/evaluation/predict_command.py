@@ -34,6 +34,7 @@ from squeezetime_jax.evaluation.views import (
     parse_views,
     sampling_of,
 )
+from squeezetime_jax.files import whole
 from squeezetime_jax.model.squeezetime import MIN_SIDE, SqueezeTime
 
 
@@ -226,19 +227,13 @@ def write_features(words: Sequence[str], choices: Choices, out: Path) -> int:
             print(f"{len(found)}/{len(paths)} {reading.path}", file=sys.stderr)
     if not found:
         raise UserError(f"{out}: not written, for no video could be read")
-    part = out.with_name(out.name + ".part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                features=np.stack(list(found.values())),
-                paths=np.array(list(found)),
-                views=np.array(choices.views),
-            )
-        part.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another") from error
+    with whole(out) as part, part.open("wb") as file:
+        np.savez(
+            file,
+            features=np.stack(list(found.values())),
+            paths=np.array(list(found)),
+            views=np.array(choices.views),
+        )
     shape = (len(found), model.config.feature_channels)
     print(f"wrote {out}: features {shape}, the mean over {choices.views} views of each video")
     return 1 if failed else 0

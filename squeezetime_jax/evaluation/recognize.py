@@ -18,6 +18,7 @@ from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.metrics import Accuracy
 from squeezetime_jax.evaluation.views import Scorer, reorder
+from squeezetime_jax.files import whole
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
 
@@ -182,14 +183,8 @@ def save_scores(
         arrays["paths"] = np.array([source.videos[k][0] for k in evaluation.video_ids])
     if names is not None:
         arrays["class_names"] = np.array(names)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from error
+    with whole(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def per_class(accuracy: Accuracy) -> list[tuple[int, int, float]]:

@@ -6,6 +6,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from squeezetime_jax.files import write_whole
+
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.55 system-ui, sans-serif; }
@@ -58,9 +60,7 @@ def write_page(path: Path, title: str, headline: str, sections: Sequence[Section
         f"<body><h1>{html.escape(title)}</h1>\n"
         f'<p class="headline">{html.escape(headline)}</p>\n{body}\n</body></html>\n'
     )
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, page)
     return path
 
 

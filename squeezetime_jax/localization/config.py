@@ -8,18 +8,13 @@ docs/localization.md lists them.
 import dataclasses
 from typing import Literal
 
+from squeezetime_jax.errors import check_fields
 from squeezetime_jax.localization.untrimmed import Untrimmed
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.training.plan import Run
 from squeezetime_jax.training.recipe import Recipe
 
 TASK = "localization"
-
-
-def _refuse(section: str, checks: tuple[tuple[str, bool, str], ...], values: object) -> None:
-    for name, is_right, wanted in checks:
-        if not is_right:
-            raise ValueError(f"{section}.{name} is {getattr(values, name)!r}, wanted {wanted}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +47,8 @@ class Window:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "padding", tuple(self.padding))
-        checks = (
+        check_fields(
+            self,
             ("num_frames", self.num_frames >= 16, "at least 16"),
             ("clip_stride", self.num_frames % self.clip_stride == 0, "a divisor of num_frames"),
             ("padding", min(self.padding) >= 0, "two numbers from 0"),
@@ -61,8 +57,8 @@ class Window:
             ("crop_side", self.crop_side >= 32, "at least 32"),
             ("normalization", self.normalization in ("symmetric", "imagenet"), "a known one"),
             ("short_padding", self.short_padding in ("reference", "grey"), "a known one"),
+            section="window",
         )
-        _refuse("window", checks, self)
 
     @property
     def num_clips(self) -> int:
@@ -105,13 +101,14 @@ class Head:
     quality: bool = False
 
     def __post_init__(self) -> None:
-        checks = (
+        check_fields(
+            self,
             ("channels", self.channels >= 32 and self.channels % 32 == 0, "a multiple of 32"),
             ("features", self.features in ("layer4", "layer3+layer4"), "a known one"),
             ("collapse", self.collapse in ("conv", "mean"), "'conv' or 'mean'"),
             ("num_levels", self.num_levels >= 1, "at least 1"),
+            section="head",
         )
-        _refuse("head", checks, self)
 
     def level_lengths(self, num_clips: int) -> tuple[int, ...]:
         """Cells of each level of the pyramid over a feature of that length.
@@ -158,14 +155,15 @@ class Data:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        checks = (
+        check_fields(
+            self,
             ("stride", self.stride >= 1, "at least 1"),
             ("time_base", self.time_base in ("frames", "seconds"), "'frames' or 'seconds'"),
             ("flip", 0 <= self.flip <= 1, "in [0, 1]"),
             ("max_instances", self.max_instances >= 1, "at least 1"),
             ("workers", self.workers >= 0, "at least 0"),
+            section="data",
         )
-        _refuse("data", checks, self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +195,7 @@ class Freeze:
 
     def __post_init__(self) -> None:
         is_known = self.norm in ("all", "statistics", "nothing")
-        _refuse("freeze", (("norm", is_known, "'all', 'statistics' or 'nothing'"),), self)
+        check_fields(self, ("norm", is_known, "'all', 'statistics' or 'nothing'"), section="freeze")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,12 +219,13 @@ class Inference:
     drops_last: bool = True
 
     def __post_init__(self) -> None:
-        checks = (
+        check_fields(
+            self,
             ("stride", self.stride >= 1, "at least 1"),
             ("sigma", self.sigma > 0, "above 0"),
             ("top_k", self.top_k >= 1, "at least 1"),
+            section="inference",
         )
-        _refuse("inference", checks, self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,7 +246,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
         in_range = all(0 < t <= 1 for t in self.thresholds) and len(self.thresholds) > 0
-        _refuse("evaluation", (("thresholds", in_range, "numbers in (0, 1]"),), self)
+        check_fields(self, ("thresholds", in_range, "numbers in (0, 1]"), section="evaluation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

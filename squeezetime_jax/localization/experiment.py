@@ -180,7 +180,7 @@ def evaluate(
     experiment = parse(fields)
     use_compilation_cache()
     stored = load_localizer(checkpoint)
-    where = videos.places(experiment.data, run_folder(checkpoint))
+    where = videos.places(experiment.data, run.folder_of(checkpoint))
     total = len(read_annotations(where.annotations, "test").videos)
     with progress_bar("evaluating", total) as progress:
         tested = score_videos(stored.model, stored.labels, experiment, where, progress)
@@ -200,15 +200,6 @@ def evaluate(
         pictures.save_figure(pictures.draw_classes(tested.scores), save)
         print(f"wrote {save}", file=sys.stderr)
     return 0
-
-
-def run_folder(checkpoint: str) -> Path:
-    """The working directory of the run that a checkpoint belongs to; its own folder otherwise."""
-    path = Path(checkpoint)
-    for folder in (path, *itertools.islice(path.parents, 2)):
-        if (folder / run.CONFIG).is_file():
-            return folder
-    return path.parent
 
 
 def _warm_up(finder: Finder) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import write_whole
 
 VERSION = "THUMOS14"
 """What the `version` field of a file of detections says, as the reference writes it."""
@@ -108,14 +109,7 @@ def write_json(path: PathLike, content: Any) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content))
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another") from error
+    write_whole(Path(path), json.dumps(content))
 
 
 def _read_json(path: PathLike) -> Any:

@@ -9,7 +9,6 @@ follow each other tells what happens, and when.
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from squeezetime_jax.data import motion, scenes, workers
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.data import embedded, motion, scenes, workers
+from squeezetime_jax.errors import UserError, check_fields
 from squeezetime_jax.localization import annotations, results
 from squeezetime_jax.localization.annotations import SAMPLE_RATE
 
@@ -35,6 +34,8 @@ _DRIFT = 0.1  # largest share of its circle that a phase turns in `_SPAN` beside
 _PREFIXES = {"val": "video_validation", "test": "video_test"}
 _SUBSETS = {"val": "train", "test": "test"}
 _MARKER = "untrimmed.json"
+_FOREIGN = "holds something that is not the embedded data set; choose another"
+_OTHER = "was made with {was}; choose another folder or delete this one"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,16 +66,15 @@ class Untrimmed:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seconds", tuple(self.seconds))
         low, high = self.seconds
-        for name, is_right, wanted in (
+        check_fields(
+            self,
             ("num_train", self.num_train >= 1, "at least 1"),
             ("num_test", self.num_test >= 1, "at least 1"),
             ("size", self.size >= 32 and self.size % 2 == 0, "an even number from 32"),
             ("seconds", 8 <= low <= high, "two rising numbers from 8"),
             ("overlaps", 0 <= self.overlaps <= 1, "0 to 1"),
             ("difficulty", 0 <= self.difficulty <= 1, "0 to 1"),
-        ):
-            if not is_right:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+        )
 
 
 class Segment(NamedTuple):
@@ -181,7 +181,8 @@ def write_untrimmed(folder: str | os.PathLike[str], settings: Untrimmed) -> Path
       UserError: the folder holds something else.
     """
     folder = Path(folder)
-    if _claim(folder, settings):
+    marker, arguments = folder / _MARKER, dataclasses.asdict(settings)
+    if embedded.claim(marker, arguments, foreign=_FOREIGN, other=_OTHER):
         return folder
     (folder / "videos").mkdir(exist_ok=True)
     jobs = [
@@ -198,30 +199,8 @@ def write_untrimmed(folder: str | os.PathLike[str], settings: Untrimmed) -> Path
             segments[job] = outcome
             progress(1)
     _write_annotations(folder, settings, segments)
-    results.write_json(folder / _MARKER, {**dataclasses.asdict(settings), "complete": True})
+    embedded.complete(marker, arguments)
     return folder
-
-
-def _claim(folder: Path, settings: Untrimmed) -> bool:
-    """Make the folder ours; True if it is already complete."""
-    marker = folder / _MARKER
-    mine = json.loads(json.dumps(dataclasses.asdict(settings)))
-    if not marker.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"{folder}: holds something that is not the embedded data set; choose another"
-            )
-        results.write_json(marker, {**mine, "complete": False})
-        return False
-    try:
-        found = json.loads(marker.read_text())
-    except ValueError:
-        found = {}
-    differing = [name for name, value in mine.items() if found.get(name) != value]
-    if differing:
-        was = ", ".join(f"{name}={found.get(name)}" for name in differing)
-        raise UserError(f"{folder}: was made with {was}; choose another folder or delete this one")
-    return bool(found.get("complete"))
 
 
 def _name(split: str, index: int) -> str:
@@ -232,9 +211,7 @@ def _write_video(folder: Path, settings: Untrimmed, job: tuple[str, int]) -> tup
     frames, segments = video(settings, *job)
     path = folder / "videos" / f"{_name(*job)}.mp4"
     if not path.exists():
-        part = path.with_suffix(".part")
-        scenes.encode(part, frames, _FPS)
-        part.replace(path)
+        scenes.encode(path, frames, _FPS)
     return segments
 
 

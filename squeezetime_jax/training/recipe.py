@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, check_fields
 
 # The module that holds the classifier; every other parameter belongs to the backbone.
 HEAD = "head"
@@ -73,9 +73,7 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         object.__setattr__(self, "betas", tuple(self.betas))
-        for name, is_right, wanted in self._checks():
-            if not is_right:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+        check_fields(self, *self._checks())
 
     def _checks(self) -> list[tuple[str, bool, str]]:
         rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))

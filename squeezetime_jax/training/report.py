@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 
 from squeezetime_jax.data.workers import is_terminal
+from squeezetime_jax.files import write_whole
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
@@ -93,9 +94,7 @@ class MetricsFile(Silence):
     def __init__(self, workdir: Path, start_step: int = 0):
         path = workdir / METRICS
         kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        part.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 
     def train(self, step: int, values: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ from jaxtyping import PRNGKeyArray
 from squeezetime_jax.checkpoint.run import RunCheckpoints
 from squeezetime_jax.compilation import use_compilation_cache
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import write_whole
 from squeezetime_jax.training import config, devices
 from squeezetime_jax.training.loop import Timetable, fit
 from squeezetime_jax.training.network import Network
@@ -356,7 +357,14 @@ def claim(workdir: Path, experiment: Plan) -> None:
         _write_json(workdir / ENVIRONMENT, environment())
 
 
+def folder_of(checkpoint: str) -> Path:
+    """The working directory of the run that a checkpoint belongs to; its own folder otherwise."""
+    path = Path(checkpoint)
+    for folder in (path, *path.parents[:2]):
+        if (folder / CONFIG).is_file():
+            return folder
+    return path.parent
+
+
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
