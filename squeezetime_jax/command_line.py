@@ -86,7 +86,7 @@ class Program:
           SystemExit: with status 2, for a command line that is not understood; with 0 after
             `--help`.
         """
-        parser = self._parser()
+        parser = self.parser()
         args, rest = parser.parse_known_args(argv)
         args.fields = [word for word in rest if "config" in args and word.startswith("--config.")]
         unknown = [word for word in rest if word not in args.fields]
@@ -104,7 +104,8 @@ class Program:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
 
-    def _parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> argparse.ArgumentParser:
+        """What understands the command line."""
         parser = argparse.ArgumentParser(prog=self.name, description=self.description)
         subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
         for name, subcommand in self.subcommands.items():

@@ -30,7 +30,7 @@ def commands(page: Path) -> list[list[str]]:
 def test_every_command_is_one_that_the_program_takes(page: Path) -> None:
     for words in commands(page):
         try:
-            _, rest = cli._parser().parse_known_args(words)
+            _, rest = cli.squeezetime.parser().parse_known_args(words)
         except SystemExit:
             pytest.fail(f"{page.name}: squeezetime {shlex.join(words)}")
         assert all(word.startswith("--config.") for word in rest), words
@@ -40,7 +40,7 @@ def test_a_wrong_command_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```\nsqueezetime convert a.pth b --alow x\n```\n")
     ((*words,),) = commands(page)
-    _, rest = cli._parser().parse_known_args(words)
+    _, rest = cli.squeezetime.parser().parse_known_args(words)
     assert rest == ["--alow", "x"]
 
 
