@@ -17,10 +17,10 @@ def get_config(variant="released"):
     config = experiment.default()
     side = 40
 
-    config.epochs = 6
+    config.epochs = 5
     config.batch_size = 32
     config.data.train = "motion"
-    config.data.motion.update(num_train=2048, num_test=800, size=side, difficulty=0.5)
+    config.data.motion.update(num_train=2048, num_test=800, size=side, difficulty=0.3)
     config.data.frame_interval = 2
     config.data.crop = "center"
     config.data.short_side = config.data.crop_size = side

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import functools
 import json
 import shlex
 import subprocess
@@ -96,7 +97,9 @@ class Run:
 
     def before(self) -> list["Run"]:
         """The runs that have to be done first, in order."""
-        return [*self.start.before(), self.start] if isinstance(self.start, Run) else []
+        if self.weights or not isinstance(self.start, Run):
+            return []
+        return [*self.start.before(), self.start]
 
     def config_arguments(self) -> list[str]:
         """The config and its fields, as `train` and `eval` both take them."""
@@ -123,7 +126,7 @@ class Run:
 
     def experiment(self) -> Any:
         """The config with its fields."""
-        return config.read(self.config_arguments())
+        return _read(tuple(self.config_arguments()))
 
     def network(self) -> SqueezeTimeConfig:
         """The network that is trained."""
@@ -132,11 +135,10 @@ class Run:
 
     def counts(self) -> Counts:
         """What one clip of it costs."""
-        side = _side(self.experiment())
-        return count(self.network(), side, side)
+        return _count(self.network(), _side(self.experiment()))
 
     def hours(self) -> float:
-        """Device-hours, estimated from multiply-adds; a GPU's, or at demo scale two cores'."""
+        """Device-hours, estimated from multiply-adds: a GPU's, or for embedded data two cores'."""
         fields = self.experiment()
         base = self.config.partition(":")[0]
         known = base in TRAINING_CLIPS and not self.config.endswith(":demo")
@@ -151,15 +153,19 @@ class Run:
         return _CHECKPOINTS * 2 * 4 * numbers / 1e9
 
 
+# Counting traces a network, reading runs a config file: a plan asks for the same again and again.
+_count = functools.lru_cache(maxsize=None)(lambda network, side: count(network, side, side))
+_read = functools.lru_cache(maxsize=None)(config.read)
+
+
 def _side(fields: Any) -> int:
     return fields.window.crop_side if "window" in fields else fields.data.crop_size
 
 
 def _embedded_clips(fields: Any) -> int:
-    for name in ("motion", "people"):
-        if name in fields.data:
-            return fields.data[name].num_train
-    return 0
+    if "window" in fields:  # of untrimmed videos: how many clips they make is not known before
+        return 0
+    return next(fields.data[name].num_train for name in ("motion", "people") if name in fields.data)
 
 
 def ordered(runs: Sequence[Run]) -> list[Run]:

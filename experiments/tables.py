@@ -350,7 +350,7 @@ def main(table: Table, description: str | None, words: Sequence[str] | None = No
             time_networks(table, choices, dry_run=True)
             return 0
         if any(run.config == "ablation" for run in runs.ordered(wanted)):
-            make_videos(choices.workdir / "demo" / "videos")
+            make_videos(choices)
         troubles = runs.do_all(wanted, folder, args.devices)
         time_networks(table, choices)
         path = write(table, choices)
@@ -369,8 +369,10 @@ def time_networks(table: Table, choices: Choices, *, dry_run: bool = False) -> N
             timed.measure(choices.workdir / choices.scale, dry_run=dry_run)
 
 
-def make_videos(folder: Path) -> None:
+def make_videos(choices: Choices) -> None:
     """The motion videos of configs/ablation.py, once for all runs."""
-    arguments = dataclasses.asdict(config.parse_data(config.read(["--config=ablation"])).motion)
+    words = [f"--config.{name}={value}" for name, value in choices.extra.items()]
+    arguments = config.parse_data(config.read(["--config=ablation", *words])).motion
+    folder = choices.workdir / "demo" / "videos"
     print(f"videos: {folder} (made now, or found)", flush=True)
-    motion.write_motion_dataset(folder, **arguments)
+    motion.write_motion_dataset(folder, **dataclasses.asdict(arguments))
