@@ -18,6 +18,8 @@ import tables
 from runs import Run, ordered
 from tables import Choices, Table
 
+from squeezetime_jax.files import write_whole
+
 _SCRIPTS = ("table[0-9]*_*.py", "figure[0-9]*_*.py")
 
 
@@ -44,7 +46,7 @@ def collect(scale: str, workdir: Path) -> Path:
         every_run += table.all_runs(choices)
     parts += ["## Runs\n", runs_table(ordered(every_run), workdir / scale)]
     path = workdir / scale / "report.md"
-    path.write_text("\n".join(parts))
+    write_whole(path, "\n".join(parts))
     return path
 
 

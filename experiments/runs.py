@@ -24,6 +24,7 @@ import launch
 import squeezetime_jax
 from squeezetime_jax.deploy.benchmark_command import machine
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import write_whole
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.counts import Counts, count
 from squeezetime_jax.training import config, report
@@ -180,7 +181,8 @@ def ordered(runs: Sequence[Run]) -> list[Run]:
 def print_plan(runs: Sequence[Run], workdir: Path, place: str) -> None:
     """Print every command, what it is estimated to cost, and what is done already."""
     hours = gigabytes = 0.0
-    todo = [run for run in ordered(runs) if not _is_done(run, workdir)]
+    every = ordered(runs)
+    todo = [run for run in every if not _is_done(run, workdir)]
     for number, run in enumerate(todo, 1):
         hours, gigabytes = hours + run.hours(), gigabytes + run.gigabytes()
         cost = f"{run.hours():.2g} device-hours, {run.gigabytes():.2g} GB"
@@ -191,7 +193,7 @@ def print_plan(runs: Sequence[Run], workdir: Path, place: str) -> None:
             print(shlex.join(run.eval_command(workdir)))
     print(
         f"# together about {hours:.3g} device-hours (an estimate from multiply-adds),"
-        f" {gigabytes:.3g} GB of checkpoints; {len(ordered(runs)) - len(todo)} runs are done already"
+        f" {gigabytes:.3g} GB of checkpoints; {len(every) - len(todo)} runs are done"
     )
 
 
@@ -276,10 +278,7 @@ def _failed(run: Run, workdir: Path, what: str) -> str:
 def _write(run: Run, workdir: Path, found: Mapping[str, Any]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     made = {"run": run.name, "when": now, "machine": machine(), "version": version()}
-    path = run.result_file(workdir)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({**found, **made}, indent=1) + "\n")
-    part.replace(path)
+    write_whole(run.result_file(workdir), json.dumps({**found, **made}, indent=1) + "\n")
 
 
 def version() -> str:

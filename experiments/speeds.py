@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetime_jax.deploy.benchmark_command import machine
+from squeezetime_jax.files import write_whole
 from squeezetime_jax.model.config import SqueezeTimeConfig
 
 
@@ -31,7 +32,7 @@ class Timed:
         """The benchmark as words."""
         names = ("depth", "width", "num_frames", "num_classes")
         variant = ",".join(f"{name}={getattr(self.network, name)}" for name in names)
-        runtimes, dtypes = (sorted(set(words)) for words in zip(*map(str.split, self.ways)))
+        runtimes, dtypes = (sorted({way.split()[place] for way in self.ways}) for place in (0, 1))
         words = ["--json", "--variant", variant, "--size", str(self.side), str(self.side)]
         words += ["--runtime", *runtimes, "--dtype", *dtypes]
         return [sys.executable, "-m", "squeezetime_jax.bench", *words]
@@ -58,8 +59,4 @@ class Timed:
         elif not self.found(folder):
             done = subprocess.run(self.command, stdout=subprocess.PIPE, text=True)
             if done.returncode == 0:
-                path = self.file(folder)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_suffix(".part")
-                part.write_text(done.stdout.splitlines()[-1] + "\n")
-                part.replace(path)
+                write_whole(self.file(folder), done.stdout.splitlines()[-1] + "\n")

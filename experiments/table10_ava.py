@@ -1,7 +1,7 @@
 """Table 10: spatio-temporal action detection on AVA 2.1.
 
-    python experiments/table10_ava.py [--scale demo|paper] [--seeds N] [--dry-run]
-    python experiments/table10_ava.py --scale paper --weights SqueezeTime_AVA2.1.pth
+python experiments/table10_ava.py [--scale demo|paper] [--seeds N] [--dry-run]
+python experiments/table10_ava.py --scale paper --weights SqueezeTime_AVA2.1.pth
 """
 
 import sys

@@ -12,11 +12,13 @@ import sys
 from speeds import Timed
 from tables import Choices, Row, Table, kinetics400, main
 
+WAYS = ("fused float32", "openvino float32", "openvino int8", "litert int8")
+
 
 def full_size(row: Row, choices: Choices) -> Timed:
     """The paper's network, whatever the scale of the accuracy."""
     network = kinetics400(row, Choices(scale="paper"), 0).network()
-    return Timed(network, 224, ("fused float32", "openvino float32", "openvino int8", "litert int8"))
+    return Timed(network, 224, WAYS)
 
 
 TABLE = Table(

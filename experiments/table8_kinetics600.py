@@ -1,7 +1,7 @@
 """Table 8: SqueezeTime on Kinetics-600.
 
-    python experiments/table8_kinetics600.py [--scale demo|paper] [--seeds N] [--dry-run]
-    python experiments/table8_kinetics600.py --scale paper --weights SqueezeTime_K600.pth
+python experiments/table8_kinetics600.py [--scale demo|paper] [--seeds N] [--dry-run]
+python experiments/table8_kinetics600.py --scale paper --weights SqueezeTime_K600.pth
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Table 9: SqueezeTime on HMDB51, fine-tuned from Kinetics-400.
 
-    python experiments/table9_hmdb51.py [--scale demo|paper] [--seeds N] [--dry-run]
-    python experiments/table9_hmdb51.py --scale paper --from SqueezeTime_K400.pth
-    python experiments/table9_hmdb51.py --scale paper --weights SqueezeTime_HMDB51.pth
+python experiments/table9_hmdb51.py [--scale demo|paper] [--seeds N] [--dry-run]
+python experiments/table9_hmdb51.py --scale paper --from SqueezeTime_K400.pth
+python experiments/table9_hmdb51.py --scale paper --weights SqueezeTime_HMDB51.pth
 """
 
 import sys

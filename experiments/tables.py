@@ -25,6 +25,7 @@ from table_plot import draw, draw_against_speed
 from squeezetime_jax.data import motion
 from squeezetime_jax.deploy.benchmark_command import machine
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole, write_whole
 from squeezetime_jax.training import config
 
 SCALES = ("demo", "paper")
@@ -142,8 +143,9 @@ class Table:
 
     def lines(self, choices: Choices) -> list["Line"]:
         """What is known of every row."""
+        seeds = range(choices.seeds)
         return [
-            Line(row, [self.run(row, choices, seed) for seed in range(choices.seeds)], self, choices)
+            Line(row, [self.run(row, choices, seed) for seed in seeds], self, choices)
             for row in self.rows
         ]
 
@@ -275,11 +277,10 @@ def markdown(table: Table, choices: Choices) -> str:
 def write(table: Table, choices: Choices) -> Path:
     """Write the table as Markdown and CSV, and its plot; returns the Markdown."""
     folder = choices.workdir / choices.scale
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{table.name}.md"
-    path.write_text(markdown(table, choices))
-    with (folder / f"{table.name}.csv").open("w", newline="") as file:
-        heads, lines = heads_and_cells(table, choices)
+    write_whole(path, markdown(table, choices))
+    heads, lines = heads_and_cells(table, choices)
+    with whole(folder / f"{table.name}.csv") as part, part.open("w", newline="") as file:
         csv.writer(file).writerows([heads, *lines])
     column = next(iter(table.metrics))
     drawn = [
@@ -309,7 +310,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         metavar="PLACE",
         help="where to train, as launch.py takes it: 'local', 'slurm --nodes 2', ...",
     )
-    made.add_argument("--from", dest="start", default="", metavar="CKPT", help="weights to start from")
+    made.add_argument(
+        "--from", dest="start", default="", metavar="CKPT", help="weights to start from"
+    )
     made.add_argument("--weights", default="", metavar="CKPT", help="evaluate it, train nothing")
     made.add_argument("--dry-run", action="store_true", help="print commands and costs")
     made.add_argument("fields", nargs="*", metavar="--config.FIELD=VALUE", help="after two dashes")

@@ -78,9 +78,7 @@ def test_costs_are_those_that_the_paper_prints(name: str, tmp_path: Path) -> Non
 
 
 def test_tables_share_their_runs() -> None:
-    every = [
-        run for name in ABLATIONS for run in table(name).all_runs(Choices(seeds=3))
-    ]
+    every = [run for name in ABLATIONS for run in table(name).all_runs(Choices(seeds=3))]
     # 4 + 3 + 2 + 4 + 4 rows; the whole network stands in three tables, two branches in two.
     assert len(every) == 51
     assert len(runs.ordered(every)) == 39

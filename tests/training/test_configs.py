@@ -20,6 +20,7 @@ from squeezetime_jax.training.recipe import learning_rate_schedule
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 VARIANTS = {
+    "ablation": ["released"],
     "demo": ["released"],
     "finetune": ["released"],
     "hmdb51": ["released", "paper"],
@@ -28,6 +29,7 @@ VARIANTS = {
     "k600": ["released", "paper"],
     "sthv2": ["unflipped", "exchanged"],
 }
+EMBEDDED = ("ablation", "demo")  # small networks on videos that are made on first use
 ALL = [f"{name}:{variant}" for name in VARIANTS for variant in VARIANTS[name]]
 PUBLISHED = [name for name in ALL if name.startswith(("k400", "k600", "hmdb51"))]
 BACKBONE_PARAMETERS = 28_887_088  # the paper's 28.7 M, and the position encodings
@@ -58,14 +60,14 @@ def test_every_config_is_listed_here() -> None:
 def test_every_config_builds_its_network(name: str) -> None:
     model = abstract_model(_read(name).model)
     leaves = flat_leaves(model)
-    classes = {"k400": 400, "k600": 600, "imagenet1k": 1000, "sthv2": 174, "demo": 8}
+    classes = {"k400": 400, "k600": 600, "imagenet1k": 1000, "sthv2": 174, "demo": 8, "ablation": 8}
     assert leaves["head.classifier.bias"].shape == (classes.get(name.split(":")[0], 51),)
     count = sum(
         math.prod(leaf.shape)
         for path, leaf in leaves.items()
         if not path.startswith("head") and not path.endswith((".mean", ".var"))
     )
-    assert (count == BACKBONE_PARAMETERS) == (not name.startswith("demo"))
+    assert (count == BACKBONE_PARAMETERS) == (not name.startswith(EMBEDDED))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -79,7 +81,7 @@ def test_the_first_variant_is_the_default_and_others_are_refused(name: str) -> N
 def test_docstring_opens_with_its_promise(name: str) -> None:
     text = _docstring(name)
     assert f"squeezetime train --config configs/{name}.py --workdir runs/" in text
-    if name == "demo":
+    if name in EMBEDDED:
         return
     for promise in ("Table|tables of results", "\nAccuracy", "\nCost: ", "Estimate: ", "\nData: "):
         assert re.search(promise, text), promise
