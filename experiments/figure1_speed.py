@@ -9,8 +9,9 @@ was trained.
 import sys
 
 import table5_width
+from fill_table import main
 from speeds import Timed
-from tables import Choices, Row, Table, kinetics400, main
+from tables import Choices, Row, Table, kinetics400
 
 
 def as_trained(row: Row, choices: Choices) -> Timed:

@@ -1,6 +1,6 @@
 """Collect what every table's runs have given so far into one page.
 
-    python experiments/report.py [--scale demo|paper] [--workdir DIR]
+    python experiments/report.py [--scale demo|paper] [--seeds N] [--workdir DIR]
 
 Writes `report.md` into the scale's folder, with the tables' plots beside it: what was run, where,
 when and with which version. Nothing is run; what is missing or has failed says so.
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tables
+import render
+from launch import at_least
 from runs import Run, ordered
-from tables import Choices, Table
+from tables import SCALES, Choices, Table
 
 from squeezetime_jax.files import write_whole
 
@@ -32,16 +33,21 @@ def all_tables() -> list[Table]:
     return [importlib.import_module(name).TABLE for name in names]
 
 
-def collect(scale: str, workdir: Path) -> Path:
+def collect(scale: str, workdir: Path, seeds: int | None = None) -> Path:
     """Write every table anew from its runs' results, and the page that holds them all.
+
+    Args:
+      scale: "demo" or "paper".
+      workdir: of the tables.
+      seeds: of each row; by default each table's own.
 
     Returns:
       The page.
     """
     parts, every_run = [f"# The paper's tables at scale {scale}"], []
     for table in all_tables():
-        choices = Choices(scale=scale, seeds=table.seeds[scale], workdir=workdir)
-        parts.append(tables.write(table, choices).read_text())
+        choices = Choices(scale=scale, seeds=seeds or table.seeds[scale], workdir=workdir)
+        parts.append(render.write(table, choices).read_text())
         parts.append(f"![{table.title}]({table.name}.png)\n")
         every_run += table.all_runs(choices)
     parts += ["## Runs\n", runs_table(ordered(every_run), workdir / scale)]
@@ -75,10 +81,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scale", choices=tables.SCALES, default="demo")
+    parser.add_argument("--scale", choices=SCALES, default="demo")
     parser.add_argument("--workdir", type=Path, default=Path("runs/tables"), metavar="DIR")
+    parser.add_argument("--seeds", type=at_least(1), help="of each row; default: each table's own")
     args = parser.parse_args(words)
-    print(f"wrote {collect(args.scale, args.workdir)}")
+    print(f"wrote {collect(args.scale, args.workdir, args.seeds)}")
     return 0
 
 

@@ -6,8 +6,9 @@ python experiments/table10_ava.py --scale paper --weights SqueezeTime_AVA2.1.pth
 
 import sys
 
+from fill_table import main
 from runs import Run
-from tables import Choices, Row, Table, main, on_kinetics400
+from tables import Choices, Row, Table, on_kinetics400
 
 
 def detector(row: Row, choices: Choices, seed: int) -> Run:

@@ -5,7 +5,8 @@ python experiments/table1_branches.py [--scale demo|paper] [--seeds N] [--dry-ru
 
 import sys
 
-from tables import Row, Table, main
+from fill_table import main
+from tables import Row, Table
 
 TABLE = Table(
     name="table1_branches",

@@ -5,7 +5,8 @@ python experiments/table2_ioi.py [--scale demo|paper] [--seeds N] [--dry-run]
 
 import sys
 
-from tables import Row, Table, main
+from fill_table import main
+from tables import Row, Table
 
 PLAIN, FOCUSED, WHOLE = "IOI alone", "with temporal focus", "with focus and position encoding"
 TABLE = Table(

@@ -5,7 +5,8 @@ python experiments/table3_tfc.py [--scale demo|paper] [--seeds N] [--dry-run]
 
 import sys
 
-from tables import Row, Table, main
+from fill_table import main
+from tables import Row, Table
 
 PLAIN, FOCUSED = "plain 1x1 convolution", "temporal focus convolution (TFC)"
 TABLE = Table(

@@ -5,7 +5,8 @@ python experiments/table4_frames.py [--scale demo|paper] [--seeds N] [--dry-run]
 
 import sys
 
-from tables import Row, Table, main
+from fill_table import main
+from tables import Row, Table
 
 
 def row(frames, interval, paper):

@@ -9,8 +9,9 @@ a training run (scale "paper") or of the small network on the motion videos (sca
 
 import sys
 
+from fill_table import main
 from speeds import Timed
-from tables import Choices, Row, Table, kinetics400, main
+from tables import Choices, Row, Table, kinetics400
 
 WAYS = ("fused float32", "openvino float32", "openvino int8", "litert int8")
 

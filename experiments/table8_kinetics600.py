@@ -6,8 +6,9 @@ python experiments/table8_kinetics600.py --scale paper --weights SqueezeTime_K60
 
 import sys
 
+from fill_table import main
 from runs import Run
-from tables import Choices, Row, Table, main, small
+from tables import Choices, Row, Table, small
 
 
 def kinetics600(row: Row, choices: Choices, seed: int) -> Run:

@@ -7,8 +7,9 @@ python experiments/table9_hmdb51.py --scale paper --weights SqueezeTime_HMDB51.p
 
 import sys
 
+from fill_table import main
 from runs import Run
-from tables import Choices, Row, Table, main, on_kinetics400
+from tables import Choices, Row, Table, on_kinetics400
 
 # Few videos of other scenes: what HMDB51 is to Kinetics-400.
 FEW = {"data.motion.seed": 1, "data.motion.num_train": 320, "data.motion.num_test": 400}

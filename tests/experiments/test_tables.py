@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fill_table
 import launch
 import pytest
+import render
 import report
 import runs
 import tables
@@ -63,7 +65,7 @@ OFF = {
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_costs_are_those_that_the_paper_prints(name: str, tmp_path: Path) -> None:
-    heads, lines = tables.heads_and_cells(
+    heads, lines = render.heads_and_cells(
         table(name), Choices(scale="paper", workdir=tmp_path / "none")
     )
     for column in ("parameters", "multiply-adds"):
@@ -101,7 +103,7 @@ def test_the_plan_of_a_table_is_what_the_launcher_takes(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--scale=paper", "--dry-run", f"--workdir={tmp_path}"]
-    assert tables.main(table(name), None, words) == 0
+    assert fill_table.main(table(name), None, words) == 0
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     trained = [shlex.split(line) for line in lines if "squeezetime_jax.train" in line]
@@ -124,7 +126,7 @@ def test_runs_go_where_the_launcher_goes(
     place: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--scale=paper", "--dry-run", f"--workdir={tmp_path}", f"--devices={place}"]
-    assert tables.main(table("table3_tfc"), None, words) == 0
+    assert fill_table.main(table("table3_tfc"), None, words) == 0
     assert capsys.readouterr().out.count(word) >= 4  # two networks, each pre-trained
 
 
@@ -132,7 +134,7 @@ def test_weights_are_evaluated_and_nothing_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--scale=paper", "--dry-run", f"--workdir={tmp_path}", "--weights=K600.pth"]
-    assert tables.main(table("table8_kinetics600"), None, words) == 0
+    assert fill_table.main(table("table8_kinetics600"), None, words) == 0
     printed = capsys.readouterr().out
     assert "squeezetime_jax.train" not in printed
     assert "--checkpoint=K600.pth --json --views=10x3" in printed
@@ -150,16 +152,16 @@ def test_weights_are_evaluated_and_nothing_is_trained(
 def test_a_mistake_is_told_in_a_line(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tables.main(table("table1_branches"), None, [f"--workdir={tmp_path}", *words]) == 1
+    assert fill_table.main(table("table1_branches"), None, [f"--workdir={tmp_path}", *words]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
 
 
 def test_difference_has_the_standard_error_of_two_means() -> None:
-    gain, error = tables.difference([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
+    gain, error = render.difference([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
     assert gain == 4.0
     assert error == pytest.approx(math.sqrt(1 / 3 + 4 / 3))
-    assert math.isnan(tables.difference([1.0], [2.0])[1])
+    assert math.isnan(render.difference([1.0], [2.0])[1])
 
 
 def test_the_order_is_judged_step_by_step(tmp_path: Path) -> None:
@@ -167,14 +169,14 @@ def test_the_order_is_judged_step_by_step(tmp_path: Path) -> None:
     judged = table("table2_ioi")
     first, second, third = judged.rising
     fill(judged, choices, {first: [0.50, 0.51, 0.52], second: [0.70, 0.71, 0.72]})
-    assert "Not all runs are done" in tables.verdict(judged, choices)
+    assert "Not all runs are done" in render.verdict(judged, choices)
     fill(judged, choices, {third: [0.69, 0.70, 0.72]})
-    said = tables.verdict(judged, choices)
+    said = render.verdict(judged, choices)
     assert said.startswith("The paper's order did not hold here")
     assert f"{second} over {first} +20.0 points ± 0.8 (as the paper);" in said
     assert f"{third} over {second} -0.7 points ± 1.1 (against the paper, within" in said
     fill(judged, choices, {third: [0.79, 0.80, 0.82]})
-    assert tables.verdict(judged, choices).startswith("The paper's order held here")
+    assert render.verdict(judged, choices).startswith("The paper's order held here")
 
 
 def test_cells_say_what_failed_and_what_is_missing(tmp_path: Path) -> None:
@@ -183,9 +185,9 @@ def test_cells_say_what_failed_and_what_is_missing(tmp_path: Path) -> None:
     row = filled.rows[0]
     fill(filled, choices, {row.name: [0.5, 0.7]})
     write_result(filled.run(row, choices, 2), tmp_path / "demo", failed="training ended")
-    line = filled.lines(choices)[0]
+    line = render.lines_of(filled, choices)[0]
     assert line.cell("top-1") == "60.0 ± 14.1, 1 failed, 1 missing"
-    assert filled.lines(choices)[1].cell("top-1") == "4 missing"
+    assert render.lines_of(filled, choices)[1].cell("top-1") == "4 missing"
 
 
 def test_the_report_lists_every_run(tmp_path: Path) -> None:
@@ -258,8 +260,8 @@ def test_a_run_that_fails_is_told_and_tried_again(
         seeds={"demo": 1, "paper": 1},
     )  # fmt: skip
     bad = [*TINY, "--config.optimizer.learning_rate=-1"]
-    assert tables.main(one, None, [f"--workdir={tmp_path}", "--", *bad]) == 1
+    assert fill_table.main(one, None, [f"--workdir={tmp_path}", "--", *bad]) == 1
     assert "| 1 failed |" in (tmp_path / "demo" / "one.md").read_text()
     assert "training ended with status 1" in capfd.readouterr().err
-    assert tables.main(one, None, [f"--workdir={tmp_path}", "--", *TINY]) == 0
+    assert fill_table.main(one, None, [f"--workdir={tmp_path}", "--", *TINY]) == 0
     assert "failed" not in (tmp_path / "demo" / "one.md").read_text()
