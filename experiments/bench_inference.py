@@ -5,7 +5,8 @@
 Medians of interleaved runs on two threads, and ratios to the PyTorch twin of `tests/torch_twin.py`
 in eager mode, at 16x224x224: the network as it is trained (jit), the fused network, its forms one
 by one, ONNX Runtime and OpenVINO on the twin's ONNX graph and on ours. What is not installed is
-left out. `--memory` measures peaks instead, each in a process of its own, imports taken out.
+left out. `--memory` measures peaks instead, each in a process of its own, from loading to scoring,
+imports taken out.
 """
 
 import argparse
@@ -127,10 +128,11 @@ def interleaved(runs: dict[str, Run], seconds: float) -> None:
 
 def peaks(folder: Path) -> None:
     for runtime in ("jit", "fused", "onnx", "openvino"):
-        file = str(folder / f"network{SUFFIXES[runtime]}") if runtime in SUFFIXES else ""
-        job = benchmark_worker.Job(network={}, runtime=runtime, dtype="float32", file=file)
-        if file:
-            in_a_process(dataclasses.replace(job, write=True))
+        where = {"file" if runtime in SUFFIXES else "cache": str(folder / runtime)}
+        if runtime in SUFFIXES:
+            where["file"] += SUFFIXES[runtime]
+        job = benchmark_worker.Job(network={}, runtime=runtime, dtype="float32", **where)
+        in_a_process(dataclasses.replace(job, write=True))
         print(runtime, in_a_process(dataclasses.replace(job, seconds=1.0))[:400])
 
 

@@ -146,9 +146,8 @@ def machine() -> str:
 
 
 def _measure(job: dict[str, Any], file: Path) -> dict[str, Any]:
-    if job["runtime"] not in SUFFIXES:
-        return _in_a_process(job)
-    job = {**job, "file": str(file)}
+    where = "file" if job["runtime"] in SUFFIXES else "cache"
+    job = {**job, where: str(file)}
     failed = _in_a_process({**job, "write": True})
     return failed or _in_a_process(job)
 

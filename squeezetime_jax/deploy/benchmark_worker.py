@@ -4,10 +4,8 @@ A process of its own shows its own memory, and what one runtime leaves behind sl
 `benchmark_command` starts it: a job as JSON in, a result as JSON out.
 """
 
-import ctypes
 import dataclasses
 import functools
-import gc
 import json
 import statistics
 import sys
@@ -21,10 +19,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from squeezetime_jax.compilation import inference_options
+from squeezetime_jax.compilation import inference_options, use_compilation_cache
 from squeezetime_jax.deploy.export import export
+from squeezetime_jax.deploy.packages import needs
 from squeezetime_jax.deploy.runtimes import open_runtime
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.memory import give_back_memory
 from squeezetime_jax.model.abstract import abstract_model
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.fused import fuse, logits
@@ -35,6 +35,12 @@ Run = Callable[[Any], Any]
 _WARM_UP = 3
 _LEAST_RUNS = 5
 _CALIBRATION_CLIPS = 4
+_PACKAGES = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai_edge_litert.interpreter",
+    "stablehlo": "jax",
+}
 _MAX_BATCH = {"cpu": 16}
 _MAX_BATCH_ELSEWHERE = 1024
 _WORTH_WHILE = 1.03  # the throughput of a batch over that of half of it
@@ -52,7 +58,8 @@ class Job:
       width: of the clips, in pixels.
       seconds: spent on each measurement.
       file: the exported file, where the runtime opens one.
-      write: only write that file.
+      cache: folder of compiled programs, where the runtime is JAX.
+      write: only write that file, or compile into that folder.
     """
 
     network: dict[str, Any]
@@ -62,6 +69,7 @@ class Job:
     width: int = 224
     seconds: float = 3.0
     file: str = ""
+    cache: str = ""
     write: bool = False
 
     @property
@@ -81,9 +89,10 @@ class Result:
         than the second.
       runs: how many there were.
       throughput: (batch, clips a second) from medians, batches doubling until it stops paying.
-      peak_mib: the most memory while scoring one clip again and again, weights included, over what
-        the imports took; None where the system does not tell.
-      first_seconds: from weights, or from the exported file, to the first answer.
+      peak_mib: the most memory from loading the weights to scoring one clip again and again, over
+        what the imports took; None where the system does not tell.
+      first_seconds: from weights and the compiled program, or from the exported file, to the first
+        answer.
       device: what computed.
     """
 
@@ -102,13 +111,17 @@ def measure(job: Job) -> Result:
     Raises:
       UserError: the runtime is not installed, or does not compute in the type.
     """
-    before = _resident()
+    _import(job)
+    before = _forget_peak()
     run, is_fixed, seconds = _open(job)
+    give_back_memory()  # as `squeezetime predict` does
     clip = _clips(job, 1)
     begin = time.perf_counter()
     run(clip)
     first = seconds + time.perf_counter() - begin
-    peak = _peak_over(before, lambda: [run(clip) for _ in range(_WARM_UP)])
+    for _ in range(_WARM_UP):
+        run(clip)
+    peak = _peak_over(before)
     times = _times(run, clip, job.seconds)
     low, median, high = statistics.quantiles(times, n=4)
     return Result(
@@ -123,7 +136,11 @@ def measure(job: Job) -> Result:
 
 
 def write(job: Job) -> None:
-    """Write the job's file, with random weights: they do not change the speed."""
+    """Write the job's file or program, with random weights: they do not change the speed."""
+    if not job.file:
+        run, _, _ = _open(job)
+        run(_clips(job, 1))
+        return
     shape = (_CALIBRATION_CLIPS, job.config.num_frames, job.height, job.width, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     export(
@@ -162,7 +179,7 @@ def _open(job: Job) -> tuple[Run, bool, float]:
     weights: Any
     if job.runtime == "fused":
         network: Callable[[Any, Any], Any] = logits
-        weights = jax.device_put(fuse(model))
+        weights = fuse(model, place=jax.device_put)
     else:
         graph, state = nnx.split(model)
         weights = jax.device_put(state)
@@ -217,6 +234,15 @@ def _device(job: Job) -> str:
     return "cpu" if job.file and job.runtime != "stablehlo" else device.device_kind
 
 
+def _import(job: Job) -> None:
+    """Load the runtime, whose code is no part of what a network takes."""
+    if job.file:
+        needs(_PACKAGES[job.runtime])
+    if job.cache:
+        use_compilation_cache(job.cache)
+    jax.devices()
+
+
 def _status(name: str) -> float | None:
     """MiB of a line of Linux's account of this process."""
     try:
@@ -226,23 +252,21 @@ def _status(name: str) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
 
 
-def _resident() -> float | None:
+def _forget_peak() -> float | None:
+    """MiB that are taken now; the peak counts from here on. None where the system cannot tell."""
+    give_back_memory()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
     return _status("VmRSS:")
 
 
-def _peak_over(before: float | None, work: Callable[[], object]) -> float | None:
-    """MiB at the most while working, over `before`; on an accelerator, those of its memory."""
+def _peak_over(before: float | None) -> float | None:
+    """MiB at the most, over `before`; on an accelerator, those of its memory."""
     device = jax.devices()[0]
     if device.platform != "cpu":
-        work()
         return (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**20 or None
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what building the network has left
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
-    except (OSError, AttributeError):
-        return None
-    work()
     peak = _status("VmHWM:")
     return None if peak is None or before is None else peak - before
 
@@ -253,6 +277,7 @@ def main() -> None:
     try:
         answer = {}
         if job.write:
+            _import(job)
             write(job)
         else:
             answer = dataclasses.asdict(measure(job))

@@ -35,6 +35,7 @@ from squeezetime_jax.evaluation.views import (
     sampling_of,
 )
 from squeezetime_jax.files import whole
+from squeezetime_jax.memory import give_back_memory
 from squeezetime_jax.model.squeezetime import MIN_SIDE, SqueezeTime
 
 
@@ -113,7 +114,7 @@ class _Opened:
     model: SqueezeTime | None = None
 
     @classmethod
-    def checkpoint(cls, choices: Choices, labels: str | None) -> "_Opened":
+    def checkpoint(cls, choices: Choices, labels: str | None, keep_model: bool) -> "_Opened":
         model, protocol = choices.open()
         num_classes = model.config.num_classes
         names, origin = class_names(num_classes, labels=labels, checkpoint=choices.checkpoint)
@@ -123,7 +124,7 @@ class _Opened:
             num_classes=num_classes,
             names=names,
             origin=origin,
-            model=model,
+            model=model if keep_model else None,
         )
 
     @classmethod
@@ -183,7 +184,8 @@ def predict_videos(
     if exported:
         opened = _Opened.exported(exported, choices, labels)
     else:
-        opened = _Opened.checkpoint(choices, labels)
+        opened = _Opened.checkpoint(choices, labels, keep_model=save is not None)
+    give_back_memory()
     scorer, protocol = opened.scorer, opened.protocol
     teller = _Teller(opened.names, min(count, opened.num_classes), as_json)
     teller.note(f"views {choices.views}; class names from {opened.origin}")
@@ -216,6 +218,8 @@ def write_features(words: Sequence[str], choices: Choices, out: Path) -> int:
     paths = list(_expand(words))
     model, protocol = choices.open()
     scorer = Scorer(model)
+    del model
+    give_back_memory()
     found: dict[str, np.ndarray] = {}
     failed = 0
     for reading in read_ahead(paths, protocol):
@@ -234,7 +238,7 @@ def write_features(words: Sequence[str], choices: Choices, out: Path) -> int:
             paths=np.array(list(found)),
             views=np.array(choices.views),
         )
-    shape = (len(found), model.config.feature_channels)
+    shape = (len(found), scorer.config.feature_channels)
     print(f"wrote {out}: features {shape}, the mean over {choices.views} views of each video")
     return 1 if failed else 0
 

@@ -132,7 +132,7 @@ class Scorer:
         self.config = model.config
         self._devices = mesh.size if mesh else 1
         self.everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
-        self._fused = jax.device_put(fuse(model), self.everywhere)
+        self._fused = fuse(model, place=lambda tree: jax.device_put(tree, self.everywhere))
 
     def scores(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n classes"]:
         """Mean over the views of the softmax.

@@ -4,7 +4,7 @@ Nothing moves in a trained network, so much of it can be computed beforehand: ea
 factor and an offset per channel, and goes into the convolution that it follows; convolutions that
 read the same map become one. What is left is equal to the network up to rounding.
 
-    fused = fuse(model)
+    fused = fuse(model, place=jax.device_put)
     scores = jax.jit(logits)(fused, clips)
 
 How the same numbers are best computed depends on the platform and on who reads the graph; `Form`
@@ -14,6 +14,7 @@ holds these choices.
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -101,27 +102,37 @@ class Fused:
     form: Form = dataclasses.field(metadata={"static": True})
 
 
-def fuse(model: SqueezeTime, form: Form | None = None) -> Fused:
+def fuse(
+    model: SqueezeTime, form: Form | None = None, place: Callable[[Tree], Tree] | None = None
+) -> Fused:
     """Fold a network's weights for inference.
 
     Args:
       model: the network; what it would compute in evaluation mode is folded.
       form: how it will be computed; by default what is fast on the default devices.
+      place: where the weights go, such as `jax.device_put`; each block is placed as soon as it is
+        folded, so that the host never holds a second copy of them all.
 
     Returns:
-      Weights as NumPy arrays: put them on the devices once, with `jax.device_put`.
+      Weights as `place` returns them; without it as NumPy arrays.
     """
     form = form or Form.of(jax.default_backend())
-    weights = {
-        "stem": _folded(model.stem.conv, model.stem.norm),
-        "stages": [[_fuse_block(block, form) for block in stage] for stage in model.stages],
-        "head": {
-            "kernel": _array(model.head.classifier.kernel),
-            "bias": _array(model.head.classifier.bias),
-        },
-    }
     dtype = model.config.compute_dtype
-    return Fused(jax.tree.map(lambda leaf: leaf.astype(dtype), weights), model.config, form)
+
+    def done(tree: Tree) -> Tree:
+        tree = jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+        return place(tree) if place else tree
+
+    head = {
+        "kernel": _array(model.head.classifier.kernel),
+        "bias": _array(model.head.classifier.bias),
+    }
+    weights = {
+        "stem": done(_folded(model.stem.conv, model.stem.norm)),
+        "stages": [[done(_fuse_block(block, form)) for block in stage] for stage in model.stages],
+        "head": done(head),
+    }
+    return Fused(weights, model.config, form)
 
 
 def _fuse_block(block: Block, form: Form) -> Tree:
