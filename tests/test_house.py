@@ -12,7 +12,7 @@ import squeezetime_jax
 PACKAGE = Path(squeezetime_jax.__file__).parent
 # From the bottom up. A room imports itself and the floors below its own, nothing beside or above.
 FLOORS = [
-    {"errors", "compilation"},
+    {"errors", "compilation", "memory"},
     {"command_line", "files"},
     {"model"},
     {"checkpoint", "data"},
