@@ -171,7 +171,7 @@ def _summary(report: ExportReport) -> str:
             f"a clip enters as ({', '.join(map(str, shape))}), {kind};"
             " channel = 3 * frame + colour",
             f"against the network, on {result.num_clips} clips: logits differ by at most"
-            f" {result.max_difference:.2g} ({100 * result.relative:.2g} % of the largest), the"
+            f" {result.max_difference:.2g} ({result.relative:.2g} of the largest), the"
             f" first class agrees on {result.num_agreeing}",
             f"one clip takes {report.milliseconds:.1f} ms in its own runtime, on this machine",
         )
