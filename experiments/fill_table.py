@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import runs
+import sweep
 from launch import at_least
 from render import write
+from runs import ordered
 from tables import SCALES, Choices, Table
 
 from squeezetime_jax.data import motion
@@ -67,17 +68,17 @@ def main(table: Table, description: str | None, words: Sequence[str] | None = No
     """Fill the table, or say what that would take."""
     args = parser(description).parse_args(words)
     try:
-        runs.check_place(args.devices)
+        sweep.check_place(args.devices)
         choices = choose(args, table)
         wanted = table.all_runs(choices)
         folder = choices.workdir / choices.scale
         if args.dry_run:
-            runs.print_plan(wanted, folder, args.devices)
+            sweep.print_plan(wanted, folder, args.devices)
             time_networks(table, choices, dry_run=True)
             return 0
-        if any(run.config == "ablation" for run in runs.ordered(wanted)):
+        if any(run.config == "ablation" for run in ordered(wanted)):
             make_videos(choices)
-        troubles = runs.do_all(wanted, folder, args.devices)
+        troubles = sweep.do_all(wanted, folder, args.devices)
         time_networks(table, choices)
         path = write(table, choices)
     except UserError as error:
@@ -101,4 +102,5 @@ def make_videos(choices: Choices) -> None:
     arguments = config.parse_data(config.read(["--config=ablation", *words])).motion
     folder = choices.workdir / "demo" / "videos"
     print(f"videos: {folder} (made now, or found)", flush=True)
-    motion.write_motion_dataset(folder, **dataclasses.asdict(arguments))
+    with sweep.alone(folder):
+        motion.write_motion_dataset(folder, **dataclasses.asdict(arguments))

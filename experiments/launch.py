@@ -177,13 +177,16 @@ def run_together(
         for process in processes:
             process.send_signal(number)
 
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of them itself
+    # A terminal sends SIGINT to all of them itself.
+    handlers = {signal.SIGTERM: pass_on, signal.SIGINT: signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         return _wait_for_all(processes)
     finally:
         for process in processes:
             process.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait_for_all(processes: Sequence[subprocess.Popen], patience: float = 30.0) -> int:

@@ -18,6 +18,7 @@ import pytest
 import render
 import report
 import runs
+import sweep
 import tables
 from conftest import EXPERIMENTS
 from runs import Run
@@ -207,7 +208,7 @@ def test_the_report_lists_every_run(tmp_path: Path) -> None:
 
 def test_a_plan_for_no_known_place_is_refused() -> None:
     with pytest.raises(UserError, match="wanted one of local"):
-        runs.check_place("")
+        sweep.check_place("")
 
 
 TINY = [
@@ -219,7 +220,7 @@ TINY = [
 ]  # fmt: skip
 
 
-def sweep(workdir: Path) -> list[str]:
+def command(workdir: Path) -> list[str]:
     script = str(EXPERIMENTS / "table3_tfc.py")
     return [sys.executable, script, "--seeds=1", f"--workdir={workdir}", "--", *TINY]
 
@@ -227,9 +228,9 @@ def sweep(workdir: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_sweep_killed_half_way_goes_on_to_the_same_table(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(sweep(whole), check=True, capture_output=True)
+    subprocess.run(command(whole), check=True, capture_output=True)
 
-    process = subprocess.Popen(sweep(broken), stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, start_new_session=True)
     plain, focused = (
         table("table3_tfc").run(row, Choices(workdir=broken), 0).result_file(broken / "demo")
         for row in table("table3_tfc").rows
@@ -245,7 +246,7 @@ def test_a_sweep_killed_half_way_goes_on_to_the_same_table(tmp_path: Path) -> No
     assert not focused.exists()
     first = plain.read_text()
 
-    subprocess.run(sweep(broken), check=True, capture_output=True)
+    subprocess.run(command(broken), check=True, capture_output=True)
     assert plain.read_text() == first
     name = "demo/table3_tfc.md"
     assert (broken / name).read_text() == (whole / name).read_text()
