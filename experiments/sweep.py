@@ -61,52 +61,64 @@ def do_all(runs: Sequence[Run], workdir: Path, place: str) -> list[str]:
       SystemExit: the sweep was asked to stop.
     """
     troubles = []
-    todo = ordered(runs)
-    for number, run in enumerate(todo, 1):
-        if run.is_done(workdir):
-            continue
-        print(f"== run {number} of {len(todo)}: {run.name}", flush=True)
-        trouble = _do(run, workdir, place)
-        if trouble:
-            print(f"{run.name}: {trouble}", file=sys.stderr)
-            troubles.append(f"{run.name}: {trouble}")
+    todo = [run for run in ordered(runs) if not run.is_done(workdir)]
+    total = len(todo)
+    for wait in (False, True):  # what another sweep is at comes last, and is done by then
+        later: list[Run] = []
+        for run in todo:
+            try:
+                if any(each in later for each in run.before()):
+                    raise BlockingIOError
+                with alone(run.result_file(workdir), wait=wait):
+                    print(f"== {run.name} ({total} runs in all)", flush=True)
+                    trouble = _do(run, workdir, place)
+            except BlockingIOError:
+                later.append(run)
+                continue
+            if trouble:
+                print(f"{run.name}: {trouble}", file=sys.stderr)
+                troubles.append(f"{run.name}: {trouble}")
+        todo = later
     return troubles
 
 
 def _do(run: Run, workdir: Path, place: str) -> str:
     """Train and evaluate; in a word what went wrong, if anything did."""
-    with alone(run.result_file(workdir)):
-        if run.is_done(workdir):  # another sweep was faster
-            return ""
-        missing = [each.name for each in run.before() if not each.is_done(workdir)]
-        if missing:
-            return f"not run, for {missing[-1]} is not done"
-        begin = time.monotonic()
-        status = 0 if run.weights else _launch(run, workdir, place)
-        if status:
-            return _failed(run, workdir, "training", status)
-        if not run.weights and not report.is_finished(run.folder(workdir)):
-            return "started, and has not ended; the same command goes on when it has"
-        scores: dict[str, Any] = {}
-        if run.evaluated:
-            done = subprocess.run(run.eval_command(workdir), stdout=subprocess.PIPE, text=True)
-            if done.returncode:
-                return _failed(run, workdir, "evaluation", done.returncode)
-            scores = json.loads(done.stdout.splitlines()[-1])
-        _write(run, workdir, {"scores": scores, "seconds": round(time.monotonic() - begin, 1)})
+    if run.is_done(workdir):  # another sweep was faster
         return ""
+    missing = [each.name for each in run.before() if not each.is_done(workdir)]
+    if missing:
+        return f"not run, for {missing[-1]} is not done"
+    begin = time.monotonic()
+    status = 0 if run.weights else _launch(run, workdir, place)
+    if status:
+        return _failed(run, workdir, "training", status)
+    if not run.weights and not report.is_finished(run.folder(workdir)):
+        return "started, and has not ended; the same command goes on when it has"
+    scores: dict[str, Any] = {}
+    if run.evaluated:
+        done = subprocess.run(run.eval_command(workdir), stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            return _failed(run, workdir, "evaluation", done.returncode)
+        scores = json.loads(done.stdout.splitlines()[-1])
+    _write(run, workdir, {"scores": scores, "seconds": round(time.monotonic() - begin, 1)})
+    return ""
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Wait while another sweep is at the same path."""
+def alone(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Keep other sweeps off a path.
+
+    Args:
+      path: what is worked at.
+      wait: for another sweep that is at it.
+
+    Raises:
+      BlockingIOError: another sweep is at it, and it was not to be waited for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another sweep is at it: waiting", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

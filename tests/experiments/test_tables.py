@@ -1,4 +1,5 @@
 import csv
+import fcntl
 import importlib
 import json
 import math
@@ -209,6 +210,27 @@ def test_the_report_lists_every_run(tmp_path: Path) -> None:
 def test_a_plan_for_no_known_place_is_refused() -> None:
     with pytest.raises(UserError, match="wanted one of local"):
         sweep.check_place("")
+
+
+def test_what_another_sweep_is_at_is_left_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Run(config="ablation", seed=seed) for seed in (0, 1))
+    third = Run(config="ablation", seed=2, start=first)
+    order = []
+
+    def do(run: Run, workdir: Path, place: str) -> str:
+        order.append(run.seed)
+        holder.close()  # the other sweep ends while the second run is done
+        return ""
+
+    monkeypatch.setattr(sweep, "_do", do)
+    path = first.result_file(tmp_path)
+    path.parent.mkdir(parents=True)
+    holder = path.with_suffix(".lock").open("w")
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    assert sweep.do_all([first, third, second], tmp_path, "local") == []
+    assert order == [1, 0, 2]
 
 
 TINY = [
