@@ -34,7 +34,7 @@ def draw(rows: Sequence[Drawn], title: str, column: str, scale: str, path: Path)
     paper.set_yticks(places, [name for name, _, _ in rows])
     paper.set_ylim(len(rows) - 0.5, -0.5)
     paper.set(xlabel=f"{column}, %", title="paper")
-    here.set(xlabel=f"{column}, %", title=f"measured here (scale: {scale}), grey: each seed")
+    here.set(xlabel=f"{column}, %", title=f"here, scale {scale}; grey: each seed")
     if not any(values for _, _, values in rows):
         _say(here, "nothing measured yet")
     for axes in (paper, here):
