@@ -73,8 +73,8 @@ def draw_against_speed(
         for x, y, name in points:
             axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
     if axes.lines:
+        axes.margins(x=0.15, y=0.2)  # room for the names
         axes.set_xlim(left=0)
-        axes.margins(y=0.2)
         axes.legend()
         axes.grid(alpha=0.3)
     else:
