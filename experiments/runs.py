@@ -54,11 +54,15 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A path: config, what differs from it, seed."""
+        """A path: config, what differs from it, seed, and weights that were given."""
         parts = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.fields.items())]
         differs = ",".join(parts).replace("/", "_") or "as_it_is"
         base = self.config.replace(":", "-")
-        last = f"weights-{Path(self.weights).stem}" if self.weights else f"seed{self.seed}"
+        last = f"seed{self.seed}"
+        if isinstance(self.start, str):
+            last += f"-from-{Path(self.start).stem}"
+        if self.weights:
+            last = f"weights-{Path(self.weights).stem}"
         return f"{base}/{differs}/{last}"
 
     def folder(self, workdir: Path) -> Path:

@@ -84,7 +84,8 @@ def small(row: Row, choices: Choices, seed: int) -> Run:
     """A small network on the embedded motion videos, which all runs of a folder share."""
     videos = choices.workdir.absolute() / "demo" / "videos"
     where = {"data.train": videos / "train.txt", "data.test": videos / "test.txt", **choices.extra}
-    return Run(config="ablation", fields=row.at("demo"), where=where, seed=seed)
+    start = choices.start or None
+    return Run(config="ablation", fields=row.at("demo"), where=where, seed=seed, start=start)
 
 
 def on_kinetics400(choices: Choices) -> Run | str:

@@ -98,6 +98,7 @@ def test_what_a_run_starts_from_comes_first() -> None:
     ]
     given = table("table9_hmdb51").all_runs(Choices(scale="paper", start="k400.pth"))
     assert [run.start for run in runs.ordered(given)] == ["k400.pth"]
+    assert [run.name for run in given] == ["hmdb51-paper/as_it_is/seed0-from-k400"]
 
 
 @pytest.mark.parametrize("name", ALL)
