@@ -184,8 +184,9 @@ def _told_in_one_line(folder: Path, steps: Any) -> Iterator[None]:
         whole = steps()
         intact = f"step {whole[-1]} is intact" if whole else "no step is saved yet"
         what = f"the disk is full ({reason})" if reason else f"cannot be written ({error})"
+        remedy = "free some space" if reason else "make the folder writable"
         raise CheckpointError(
-            f"{folder}: {what}; {intact}; free some space and start the same command again"
+            f"{folder}: {what}; {intact}; {remedy} and start the same command again"
         ) from error
 
 
