@@ -76,6 +76,7 @@ def main(table: Table, description: str | None, words: Sequence[str] | None = No
             sweep.print_plan(wanted, folder, args.devices)
             time_networks(table, choices, dry_run=True)
             return 0
+        choices.remember(table.name)
         if any(run.config == "ablation" for run in ordered(wanted)):
             make_videos(choices)
         troubles = sweep.do_all(wanted, folder, args.devices)

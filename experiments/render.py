@@ -127,8 +127,8 @@ def verdict(table: Table, choices: Choices) -> str:
         told += f" ± {error:.1f}" if not math.isnan(error) else ""
         unclear = ", within twice its standard error" if abs(gain) <= 2 * error else ""
         steps.append(f"{told} ({'as' if gain > 0 else 'against'} the paper{unclear})")
-    whole = "held" if all(held) else "did not hold"
-    return f"The paper's order {whole} here: {'; '.join(steps)}."
+    outcome = "held" if all(held) else "did not hold"
+    return f"The paper's order {outcome} here: {'; '.join(steps)}."
 
 
 def difference(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:

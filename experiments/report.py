@@ -1,6 +1,6 @@
 """Collect what every table's runs have given so far into one page.
 
-    python experiments/report.py [--scale demo|paper] [--seeds N] [--workdir DIR]
+    python experiments/report.py [--scale demo|paper] [--workdir DIR]
 
 Writes `report.md` into the scale's folder, with the tables' plots beside it: what was run, where,
 when and with which version. Nothing is run; what is missing or has failed says so.
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import render
-from launch import at_least
 from runs import Run, ordered
 from tables import SCALES, Choices, Table
 
@@ -33,20 +32,18 @@ def all_tables() -> list[Table]:
     return [importlib.import_module(name).TABLE for name in names]
 
 
-def collect(scale: str, workdir: Path, seeds: int | None = None) -> Path:
+def collect(scale: str, workdir: Path) -> Path:
     """Write every table anew from its runs' results, and the page that holds them all.
 
-    Args:
-      scale: "demo" or "paper".
-      workdir: of the tables.
-      seeds: of each row; by default each table's own.
+    Each table's runs are those that its script was last asked for.
 
     Returns:
       The page.
     """
     parts, every_run = [f"# The paper's tables at scale {scale}"], []
     for table in all_tables():
-        choices = Choices(scale=scale, seeds=seeds or table.seeds[scale], workdir=workdir)
+        choices = Choices.remembered(table.name, scale, workdir)
+        choices = choices or Choices(scale=scale, seeds=table.seeds[scale], workdir=workdir)
         parts.append(render.write(table, choices).read_text())
         parts.append(f"![{table.title}]({table.name}.png)\n")
         every_run += table.all_runs(choices)
@@ -83,9 +80,8 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--scale", choices=SCALES, default="demo")
     parser.add_argument("--workdir", type=Path, default=Path("runs/tables"), metavar="DIR")
-    parser.add_argument("--seeds", type=at_least(1), help="of each row; default: each table's own")
     args = parser.parse_args(words)
-    print(f"wrote {collect(args.scale, args.workdir, args.seeds)}")
+    print(f"wrote {collect(args.scale, args.workdir)}")
     return 0
 
 

@@ -6,12 +6,15 @@ network of configs/ablation.py, on the embedded motion videos, over several seed
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runs import Run
 from speeds import Timed
+
+from squeezetime_jax.files import write_whole
 
 SCALES = ("demo", "paper")
 TOP = {"top-1": "top1", "top-5": "top5"}
@@ -58,6 +61,19 @@ class Choices:
     weights: str = ""
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
     workdir: Path = Path("runs/tables")
+
+    def remember(self, name: str) -> None:
+        """Note what a table was asked for, for the report to look for the same runs."""
+        fields = {**dataclasses.asdict(self), "workdir": ""}
+        write_whole(self.workdir / self.scale / f"{name}.json", json.dumps(fields) + "\n")
+
+    @classmethod
+    def remembered(cls, name: str, scale: str, workdir: Path) -> "Choices | None":
+        """What a table was last asked for; None if it never was."""
+        path = workdir / scale / f"{name}.json"
+        if not path.exists():
+            return None
+        return cls(**{**json.loads(path.read_text()), "workdir": workdir})
 
 
 MakeRun = Callable[[Row, Choices, int], Run]

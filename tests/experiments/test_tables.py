@@ -198,8 +198,13 @@ def test_the_report_lists_every_run(tmp_path: Path) -> None:
     filled = table("table3_tfc")
     fill(filled, choices, {filled.rows[0].name: [0.25]})
     write_result(filled.run(filled.rows[1], choices, 0), tmp_path / "demo", failed="evaluation x")
+    asked = Choices(seeds=2, start="given.pth", workdir=tmp_path)
+    given = table("table2_ioi")
+    fill(given, asked, {given.rows[0].name: [0.125, 0.375]})
+    asked.remember(given.name)
     page = report.collect("demo", tmp_path).read_text()
     assert "| 25.0, 2 missing |" in page
+    assert "| 25.0 ± 17.7 |" in page
     assert "| ablation/branches=tfc/seed0 | failed: evaluation x |" in page
     assert "| ablation/branches=tfc/seed1 | missing: not run |" in page
     for name in ALL:
