@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runs import Run
-from table_plot import draw, draw_against_speed
+from table_plot import draw, draw_against_speed, draw_speeds
 from tables import Choices, Row, Table, kinetics400
 
 from squeezetime_jax.deploy.benchmark_command import machine
@@ -167,8 +167,10 @@ def write(table: Table, choices: Choices) -> Path:
         for line in lines_of(table, choices)
     ]
     picture = folder / f"{table.name}.png"
-    if table.timed:
-        speeds = [line.speeds for line in lines_of(table, choices)]
+    speeds = [line.speeds for line in lines_of(table, choices)]
+    if table.timed and len(table.rows) == 1:  # accuracy may be another network's
+        draw_speeds(speeds[0], table.title, picture)
+    elif table.timed:
         draw_against_speed(drawn, speeds, table.title, column, choices.scale, picture)
     else:
         draw(drawn, table.title, column, choices.scale, picture)

@@ -71,15 +71,37 @@ def draw_against_speed(
         ]
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", label=way)
         for x, y, name in points:
-            axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+            place = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right"}
+            axes.annotate(name, (x, y), fontsize=8, **place)
     if axes.lines:
-        axes.margins(x=0.15, y=0.2)  # room for the names
+        axes.margins(y=0.2)
         axes.set_xlim(left=0)
         axes.legend()
         axes.grid(alpha=0.3)
     else:
         _say(axes, "nothing measured yet")
     axes.set(xlabel="ms a clip, batch 1, this machine", ylabel=f"{column}, % (scale: {scale})")
+    figure.suptitle(title, fontsize=11)
+    return save_figure(figure, path)
+
+
+def draw_speeds(speeds: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Draw the milliseconds of a clip as a bar for each way of computing.
+
+    Args:
+      speeds: what was timed of one network, by way.
+      title: of the table.
+      path: of the picture.
+    """
+    figure = new_figure(7.0, 1.4 + 0.4 * max(len(speeds), 1))
+    axes = figure.subplots()
+    bars = axes.barh(list(speeds), [found["milliseconds"] for found in speeds.values()])
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    if not speeds:
+        _say(axes, "nothing measured yet")
+    axes.set(xlabel="ms a clip, batch 1, this machine")
     figure.suptitle(title, fontsize=11)
     return save_figure(figure, path)
 
