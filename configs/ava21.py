@@ -22,7 +22,7 @@ Which frames: `--config.data.frame_offset=1` (default) numbers them as mmaction2
 as 1.0 did; the release fits both, and it is a thirtieth of a second.
 """
 
-from squeezetime_jax.detection import config as detection
+from squeezetime_jax.tasks.detection import config as detection
 from squeezetime_jax.training import config as experiment
 
 

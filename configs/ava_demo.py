@@ -10,8 +10,8 @@ Data: persons that walk round a circle and swell and shrink, 48 x 48 pixels; mad
   directory.
 """
 
-from squeezetime_jax.detection import config as detection
-from squeezetime_jax.detection import people
+from squeezetime_jax.data.embedded import people
+from squeezetime_jax.tasks.detection import config as detection
 from squeezetime_jax.training import config as experiment
 
 

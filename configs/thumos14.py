@@ -20,7 +20,7 @@ Variants:
              squeezetime train --config thumos14:demo --workdir runs/demo --from squeezetime-demo
 """
 
-from squeezetime_jax.localization.config import Experiment
+from squeezetime_jax.tasks.localization.config import Experiment
 from squeezetime_jax.training import config as experiment
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
-from squeezetime_jax.deploy.export import SUFFIXES, export
-from squeezetime_jax.deploy.runtimes import open_runtime
+from squeezetime_jax.export.runtimes import open_runtime
+from squeezetime_jax.export.write import SUFFIXES, export
 
 FILES = {
     "openvino": ("float32", "bfloat16", "int8"),

@@ -28,11 +28,11 @@ import numpy as np
 from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
+from squeezetime_jax.bench import worker
 from squeezetime_jax.compilation import inference_options
-from squeezetime_jax.deploy import benchmark_worker
-from squeezetime_jax.deploy.export import SUFFIXES, export
-from squeezetime_jax.deploy.runtimes import open_runtime
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.export.runtimes import open_runtime
+from squeezetime_jax.export.write import SUFFIXES, export
 from squeezetime_jax.model.fused import ACCELERATOR, CPU, EXPORT, Form, fuse, logits
 
 Run = Callable[[], object]
@@ -131,15 +131,15 @@ def peaks(folder: Path) -> None:
         where = {"file" if runtime in SUFFIXES else "cache": str(folder / runtime)}
         if runtime in SUFFIXES:
             where["file"] += SUFFIXES[runtime]
-        job = benchmark_worker.Job(network={}, runtime=runtime, dtype="float32", **where)
+        job = worker.Job(network={}, runtime=runtime, dtype="float32", **where)
         in_a_process(dataclasses.replace(job, write=True))
         print(runtime, in_a_process(dataclasses.replace(job, seconds=1.0))[:400])
 
 
-def in_a_process(job: benchmark_worker.Job) -> str:
+def in_a_process(job: worker.Job) -> str:
     import json
 
-    command = [sys.executable, "-m", "squeezetime_jax.deploy.benchmark_worker"]
+    command = [sys.executable, "-m", "squeezetime_jax.bench.worker"]
     command.append(json.dumps(dataclasses.asdict(job)))
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

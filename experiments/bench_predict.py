@@ -52,7 +52,7 @@ lap("a second run (not part of it)")
 
 def predict(checkpoint: str, video: str, views: str, cache: str) -> tuple[float, float, float]:
     """Wall-clock seconds, processor seconds and peak MiB of one command."""
-    command = [sys.executable, "-m", "squeezetime_jax.predict", video]
+    command = [sys.executable, "-m", "squeezetime_jax", "predict", video]
     command += ["--checkpoint", checkpoint, "--views", views, "--json"]
     begin = time.perf_counter()
     process = subprocess.Popen(

@@ -21,15 +21,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from squeezetime_jax.data import motion
 from squeezetime_jax.data.augment import NONE
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.sources import open_source
 from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.tasks.recognition.task import Recognition
+from squeezetime_jax.tasks.recognition.videos import TrainingVideos
 from squeezetime_jax.training import devices
 from squeezetime_jax.training.plan import Data, Experiment
-from squeezetime_jax.training.recognition import Recognition
 from squeezetime_jax.training.run import Trainer
-from squeezetime_jax.training.videos import TrainingVideos
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
-from squeezetime_jax.deploy.export import DTYPES, SUFFIXES, export
+from squeezetime_jax.export.write import DTYPES, SUFFIXES, export
 
 
 def main():

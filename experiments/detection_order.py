@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from squeezetime_jax.detection.dataset import open_split
-from squeezetime_jax.detection.experiment import measure, parse, with_files
-from squeezetime_jax.detection.weights import load_detector
+from squeezetime_jax.tasks.detection.dataset import open_split
+from squeezetime_jax.tasks.detection.experiment import measure, parse, with_files
+from squeezetime_jax.tasks.detection.weights import load_detector
 from squeezetime_jax.training import config, devices
 
 

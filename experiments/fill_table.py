@@ -12,7 +12,7 @@ from render import write
 from runs import ordered
 from tables import SCALES, Choices, Table
 
-from squeezetime_jax.data import motion
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.training import config
 

@@ -27,7 +27,7 @@ from types import FrameType
 
 from squeezetime_jax.errors import UserError
 
-MODULE = ("-m", "squeezetime_jax.train")
+MODULE = ("-m", "squeezetime_jax", "train")
 # Seconds before a job's time is up at which SLURM warns it: enough to save and to leave.
 WARNING_SECONDS = 120
 _PREEMPTED = 128 + signal.SIGTERM

@@ -11,7 +11,7 @@ from runs import Run
 from table_plot import draw, draw_against_speed, draw_speeds
 from tables import Choices, Row, Table, kinetics400
 
-from squeezetime_jax.deploy.benchmark_command import machine
+from squeezetime_jax.bench.command import machine
 from squeezetime_jax.files import whole, write_whole
 
 

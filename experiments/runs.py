@@ -112,7 +112,7 @@ class Run:
         checkpoint = self.weights or str(self.folder(workdir))
         words = [*self.config_arguments(), f"--checkpoint={checkpoint}", "--json"]
         views = [f"--views={self.views}"] if self.views else []
-        return [sys.executable, "-m", "squeezetime_jax.eval", *words, *views]
+        return [sys.executable, "-m", "squeezetime_jax", "eval", *words, *views]
 
     def experiment(self) -> Any:
         """The config with its fields."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from squeezetime_jax.deploy.benchmark_command import machine
+from squeezetime_jax.bench.command import machine
 from squeezetime_jax.files import write_whole
 from squeezetime_jax.model.config import SqueezeTimeConfig
 
@@ -35,7 +35,7 @@ class Timed:
         runtimes, dtypes = (sorted({way.split()[place] for way in self.ways}) for place in (0, 1))
         words = ["--json", "--variant", variant, "--size", str(self.side), str(self.side)]
         words += ["--runtime", *runtimes, "--dtype", *dtypes]
-        return [sys.executable, "-m", "squeezetime_jax.bench", *words]
+        return [sys.executable, "-m", "squeezetime_jax", "bench", *words]
 
     def file(self, folder: Path) -> Path:
         """Where what was measured lies."""

@@ -22,7 +22,7 @@ import launch
 from runs import Run, ordered
 
 import squeezetime_jax
-from squeezetime_jax.deploy.benchmark_command import machine
+from squeezetime_jax.bench.command import machine
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.files import write_whole
 from squeezetime_jax.training import report

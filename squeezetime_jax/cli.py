@@ -41,7 +41,7 @@ def _save(content: str, metavar: str = "PICTURE") -> Argument:
     arg("--config", default="demo", help=argparse.SUPPRESS),
 )
 def _demo(args: argparse.Namespace) -> int:
-    from squeezetime_jax.demo import demo
+    from squeezetime_jax.tasks.recognition.demo import demo
 
     return demo(Path(args.workdir), args.fields)
 
@@ -63,7 +63,7 @@ def _demo(args: argparse.Namespace) -> int:
 )
 def _convert(args: argparse.Namespace) -> None:
     from squeezetime_jax.checkpoint.store import convert_checkpoint
-    from squeezetime_jax.detection import weights
+    from squeezetime_jax.tasks.detection import weights
 
     convert = convert_checkpoint
     if weights.holds_detector(args.source):
@@ -141,7 +141,7 @@ _PROCESSES = (
     *_PROCESSES,
 )
 def _train(args: argparse.Namespace) -> int:
-    from squeezetime_jax.experiment import run_experiment
+    from squeezetime_jax.tasks.experiment import run_experiment
     from squeezetime_jax.training import config, devices, loop
 
     devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
@@ -174,7 +174,7 @@ def _train(args: argparse.Namespace) -> int:
     _save("draw size and the paper's accuracy against speed"),
 )
 def _bench(args: argparse.Namespace) -> int:
-    from squeezetime_jax.deploy import benchmark
+    from squeezetime_jax.bench import benchmark
     from squeezetime_jax.model.squeezetime import MIN_SIDE
 
     height, width = args.size
@@ -187,7 +187,7 @@ def _bench(args: argparse.Namespace) -> int:
         console.width = max(console.width, 120)  # piped output is not cut at 80 columns
         console.print(benchmark.counts_table(height, width))
         return 0
-    from squeezetime_jax.deploy.benchmark_command import Request, bench
+    from squeezetime_jax.bench.command import Request, bench
 
     chosen = {"variants": args.variant, "runtimes": args.runtime, "dtypes": args.dtype}
     chosen = {name: words for name, words in chosen.items() if words}
@@ -231,7 +231,7 @@ def _bench(args: argparse.Namespace) -> int:
     _JSON,
 )
 def _export(args: argparse.Namespace) -> int:
-    from squeezetime_jax.deploy.export_command import Request, export_checkpoint
+    from squeezetime_jax.export.command import Request, export_checkpoint
 
     return export_checkpoint(asked(Request, args), as_json=args.json)
 
@@ -279,8 +279,8 @@ _VIDEOS = arg(
     *_PROCESSES,
 )
 def _eval(args: argparse.Namespace) -> int:
-    from squeezetime_jax.eval import Request, evaluate
-    from squeezetime_jax.experiment import home_of
+    from squeezetime_jax.tasks.experiment import home_of
+    from squeezetime_jax.tasks.recognition.evaluate import Request, evaluate
     from squeezetime_jax.training import config, devices
 
     devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
@@ -309,7 +309,7 @@ def _predict(args: argparse.Namespace) -> int:
 
     exported = None
     if Path(args.checkpoint).suffix in (".onnx", ".xml", ".tflite", ".stablehlo"):
-        from squeezetime_jax.deploy.exported import open_exported
+        from squeezetime_jax.export.exported import open_exported
 
         exported = open_exported(args.checkpoint)
     return predict_videos(
@@ -346,7 +346,7 @@ def _features(args: argparse.Namespace) -> int:
     _save("a filmstrip, and a timeline below it"),
 )
 def _localize(args: argparse.Namespace) -> int:
-    from squeezetime_jax.localization.command import localize_video
+    from squeezetime_jax.tasks.localization.command import localize_video
 
     return localize_video(
         args.video, args.checkpoint, count=args.top, as_json=args.json, save=args.save
@@ -371,7 +371,7 @@ def _localize(args: argparse.Namespace) -> int:
     _save("an .mp4 to draw; or a folder for a picture a second", metavar="OUT"),
 )
 def _detect(args: argparse.Namespace) -> int:
-    from squeezetime_jax.detection.detect import Choices, detect_video
+    from squeezetime_jax.tasks.detection.detect import Choices, detect_video
 
     return detect_video(args.video, asked(Choices, args), as_json=args.json, save=args.save)
 
@@ -387,7 +387,3 @@ def _doctor(args: argparse.Namespace) -> int:
     print("\n".join(lines))
     print("all is well" if is_healthy else "lines that begin with ! need attention")
     return 0 if is_healthy else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,9 @@ FLOORS = [
     {"model"},
     {"checkpoint", "data"},
     {"evaluation", "training"},
-    {"deploy", "detection", "localization"},
+    {"tasks"},
+    {"export"},
+    {"bench"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

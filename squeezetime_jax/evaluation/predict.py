@@ -32,7 +32,7 @@ def predict(
     Example:
       >>> import squeezetime_jax as st
       >>> from flax import nnx
-      >>> from squeezetime_jax.data.scenes import encode
+      >>> from squeezetime_jax.data.embedded.scenes import encode
       >>> import numpy as np
       >>> encode("noise.mp4", np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8))
       >>> model = st.SqueezeTime(st.SqueezeTimeConfig.tiny(), nnx.Rngs(0))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from squeezetime_jax.data import builders, motion, sources
+from squeezetime_jax.data import builders, sources
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
 
 

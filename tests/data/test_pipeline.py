@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from squeezetime_jax.data import batches as any_task
-from squeezetime_jax.data import motion, pipeline, prepare, sources
+from squeezetime_jax.data import pipeline, prepare, sources
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
 

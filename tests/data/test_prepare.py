@@ -104,7 +104,7 @@ def test_a_killed_run_leaves_whole_shards_and_is_resumed(root, tmp_path, request
         "--short-side", "32", "--processes", "1",
     ]  # fmt: skip
     running = subprocess.Popen(
-        [sys.executable, "-m", "squeezetime_jax.cli", *arguments],
+        [sys.executable, "-m", "squeezetime_jax", *arguments],
         cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
     )  # fmt: skip
     first = out / "prepared-train.array_record-00000-of-00004"

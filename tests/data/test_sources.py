@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezetime_jax.data import motion, prepare, sources
+from squeezetime_jax.data import prepare, sources
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
 
 NAMES = motion.CLASSES

@@ -10,7 +10,7 @@ from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
 from squeezetime_jax.checkpoint.convert import to_torch_file
-from squeezetime_jax.data import motion
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.evaluation import views as protocol_views
 
 

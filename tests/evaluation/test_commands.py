@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from squeezetime_jax import cli
-from squeezetime_jax.data import motion
+from squeezetime_jax.data.embedded import motion
 
 SIZES = ["--size", "32", "--frame-interval", "2", "--views", "1x1"]
 

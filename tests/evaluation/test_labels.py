@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from squeezetime_jax.data import motion
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.labels import BUILT_IN, built_in, class_names
 

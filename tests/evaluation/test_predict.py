@@ -11,7 +11,7 @@ import pytest
 from small import SAMPLING
 
 import squeezetime_jax as st
-from squeezetime_jax.data import motion, scenes
+from squeezetime_jax.data.embedded import motion, scenes
 from squeezetime_jax.data.video import VideoError, stream
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import inputs, live, predict

@@ -10,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.experiment import run_experiment
 from squeezetime_jax.model.abstract import abstract_model, flat_leaves
+from squeezetime_jax.tasks.experiment import run_experiment
 from squeezetime_jax.training import config
 from squeezetime_jax.training.plan import Experiment
 from squeezetime_jax.training.recipe import learning_rate_schedule

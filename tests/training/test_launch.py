@@ -33,7 +33,7 @@ def _printed(
 
 def test_local_is_one_command(launch: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = _printed(launch, capsys, "local").splitlines()
-    assert shlex.split(line) == [sys.executable, "-m", "squeezetime_jax.train", *TRAIN]
+    assert shlex.split(line) == [sys.executable, "-m", "squeezetime_jax", "train", *TRAIN]
 
 
 def test_processes_share_a_coordinator_and_the_gpus(
@@ -115,7 +115,7 @@ def test_the_slurm_script_runs_and_goes_on_after_a_warning(
     assert told == [
         "--wait=60",
         "--cpus-per-task=4",
-        *("python", "-m", "squeezetime_jax.train"),
+        *("python", "-m", "squeezetime_jax", "train"),
         *TRAIN,
     ]
     assert (tmp_path / "scontrol.told").exists() == is_requeued
@@ -156,7 +156,7 @@ def test_a_gke_workload_is_left_to_xpk(
         *("--tpu-type=v5litepod-16", "--num-slices=2", "--docker-image=image:1"),
     ]
     inside = shlex.split(words[-1].removeprefix("--command="))
-    assert inside == ["python", "-m", "squeezetime_jax.train", *TRAIN, "--distributed"]
+    assert inside == ["python", "-m", "squeezetime_jax", "train", *TRAIN, "--distributed"]
 
 
 @pytest.mark.parametrize(

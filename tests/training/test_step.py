@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tiny import experiment, mesh_of, trainer
 
+from squeezetime_jax.tasks.recognition.task import mix
 from squeezetime_jax.training import run
 from squeezetime_jax.training.recipe import Recipe
-from squeezetime_jax.training.recognition import mix
 
 MIX = jax.jit(mix, static_argnames=("recipe", "group_size"))
 

@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from squeezetime_jax.data.batches import to_devices
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.tasks.recognition.task import Recognition
 from squeezetime_jax.training import config, devices, loop, run
 from squeezetime_jax.training.plan import Experiment
-from squeezetime_jax.training.recognition import Recognition
 
 STEPS_PER_EPOCH = 5
 

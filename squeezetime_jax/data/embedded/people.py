@@ -1,0 +1,260 @@
+"""The embedded data set: videos of several "persons", annotated in AVA's formats.
+
+A person is a textured shape of the motion videos. Within its two seconds it walks once around a
+circle, one way or the other, and swells and shrinks once. What it does at the annotated second is
+its action: which way it is heading there, in the hours of a clock, and, for some, that it is
+growing or shrinking just then. Everybody walks the whole circle and takes on every size, so the
+frames by themselves, in no order, tell nothing: only how they follow each other does. A person's
+box is what it reaches while it walks, and does not give its place away.
+
+Frames run at `FPS` from second `START` on, and the annotated second is the middle of the video.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from squeezetime_jax.data.embedded import scenes
+from squeezetime_jax.data.embedded.folder import claim, complete
+from squeezetime_jax.errors import check_fields
+from squeezetime_jax.files import write_whole
+
+FPS, START, SECONDS = 16, 900, 2
+SECOND = START + SECONDS // 2
+HOURS = 12
+ACTIONS = (
+    *(f"heading for {hour} o'clock" for hour in range(1, HOURS + 1)),
+    "growing",
+    "shrinking",
+)
+"""Names of the actions; the ids count from 1."""
+_GROWING, _SHRINKING = HOURS + 1, HOURS + 2
+
+_WAYS = (-1, 1)  # round the circle; clockwise is 1
+_PLACES = 2  # a side: each person has a quarter of the frame to itself
+_PERSONS = (2, 4)
+# As shares of the frame's side.
+_CIRCLE = (0.1, 0.125)  # radius of the walk
+_RADIUS = (0.08, 0.095)  # of a shape of middle size
+_SWELLING = 0.3  # the log-size goes up and down by this
+_WANDER = 0.03  # how far a circle's middle is from its quarter's
+_NEARLY = 0.7  # how far from the full hour a heading may be, in half-hours
+_SLACK = 0.03  # how far a proposal's edges are off, in sides of the box
+_MARKER = "people.json"
+_FOREIGN = f"holds something else (no {_MARKER}); choose another folder"
+_OTHER = "holds persons' videos made with other settings; choose another folder or delete this one"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class People:
+    """How many videos of which kind.
+
+    Attributes:
+      num_train: training videos.
+      num_test: test videos.
+      size: side of the frames, in pixels; even and at least 32.
+      difficulty: 0 to 1, as of the motion videos.
+      seed: of everything drawn.
+
+    Raises:
+      ValueError: a field is out of range.
+    """
+
+    num_train: int = 1600
+    num_test: int = 300
+    size: int = 48
+    difficulty: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            ("num_train", self.num_train >= 1, "at least 1"),
+            ("num_test", self.num_test >= 1, "at least 1"),
+            ("size", self.size >= 32 and self.size % 2 == 0, "an even number from 32"),
+            ("difficulty", 0 <= self.difficulty <= 1, "0 to 1"),
+        )
+
+
+class Person(NamedTuple):
+    """What one person does.
+
+    Attributes:
+      box: x1, y1, x2, y2 as shares of the frame.
+      actions: ids.
+    """
+
+    box: tuple[float, float, float, float]
+    actions: tuple[int, ...]
+
+
+def people_video(
+    people: People, split: str, index: int
+) -> tuple[UInt8[np.ndarray, "t h w 3"], list[Person]]:
+    """Video `index` of a split, and who does what in it; splits never share a generator.
+
+    Args:
+      people: the data set.
+      split: "train" or "test".
+      index: position in the split.
+    """
+    rng = np.random.default_rng([people.seed, ("train", "test").index(split), index, HOURS])
+    size, num_frames = people.size, FPS * SECONDS
+    turns = (np.arange(num_frames, dtype=np.float32) - num_frames // 2) / num_frames
+    background, colour = scenes.draw_background(rng, size, people.difficulty)
+    frames = scenes.background_frames(
+        background,
+        (rng.uniform(size=2) + people.difficulty * rng.uniform(-1, 1, 2) * turns[:, None]).astype(
+            np.float32
+        ),
+        size,
+    )
+    number = int(rng.integers(_PERSONS[0], _PERSONS[1] + 1))
+    places = rng.permutation(_PLACES**2)[:number]
+    persons = [_walk(rng, frames, int(place), turns, colour, people.difficulty) for place in places]
+    frames += 12 * np.float32(people.difficulty) * rng.standard_normal(frames.shape, np.float32)
+    return np.clip(frames, 0, 255, out=frames).astype(np.uint8), persons
+
+
+def _walk(
+    rng: np.random.Generator,
+    frames: np.ndarray,
+    place: int,
+    turns: np.ndarray,
+    colour: np.ndarray,
+    difficulty: float,
+) -> Person:
+    """Paint one person over all frames."""
+    side = frames.shape[1]
+    middle = (np.array([place % _PLACES, place // _PLACES]) + 0.5) / _PLACES
+    middle = middle + rng.uniform(-_WANDER, _WANDER, 2)
+    circle, radius = rng.uniform(*_CIRCLE), rng.uniform(*_RADIUS)
+    hour, swelling = rng.integers(1, HOURS + 1), rng.integers(HOURS)
+    way = rng.choice(_WAYS)
+    off = _NEARLY * rng.uniform(-0.5, 0.5, 2) / HOURS
+    # Turns from twelve o'clock; who heads for three going clockwise is at twelve.
+    angle = 2 * math.pi * (hour / HOURS + off[0] - way / 4 + way * turns)
+    x = middle[0] + circle * np.sin(angle)
+    y = middle[1] - circle * np.cos(angle)
+    size = radius * np.exp(_SWELLING * np.sin(2 * math.pi * (swelling / HOURS + off[1] + turns)))
+    image = scenes.draw_image(rng, colour, difficulty)
+    angles = np.full(len(turns), rng.uniform())
+    scenes.paint(frames, image, x * side, y * side, size * side, angles)
+    reach = circle + radius * math.exp(_SWELLING / 2)
+    box = np.clip([*(middle - reach), *(middle + reach)], 0, 1).round(3).tolist()
+    actions = [int(hour)]
+    if swelling == 0:
+        actions.append(_GROWING)
+    elif swelling == HOURS // 2:
+        actions.append(_SHRINKING)
+    return Person(tuple(box), tuple(actions))
+
+
+class Written(NamedTuple):
+    """Where the data set lies.
+
+    Attributes:
+      root: folder of the videos, named `<video_id>.mp4`.
+      ground_truth: the split's csv file.
+      proposals: the split's pickle.
+      actions: the list of actions.
+      excluded: frames that do not count; an empty file.
+    """
+
+    root: Path
+    ground_truth: Path
+    proposals: Path
+    actions: Path
+    excluded: Path
+
+
+def written(folder: Path, split: str) -> Written:
+    """The files of a split."""
+    return Written(
+        folder / "videos",
+        folder / f"people_{split}.csv",
+        folder / f"people_proposals_{split}.pkl",
+        folder / "people_action_list.pbtxt",
+        folder / f"people_{split}_excluded_timestamps.csv",
+    )
+
+
+def write_people(folder: Path, people: People, threads: int | None = None) -> Path:
+    """Write the data set, or find it written.
+
+    A call that was cut short is taken up where it stopped; a folder of another data set is refused.
+
+    Args:
+      folder: where to write; made if absent.
+      people: which data set.
+      threads: by default one per core.
+
+    Raises:
+      UserError: the folder holds something else.
+    """
+    arguments = {"version": 1, **dataclasses.asdict(people)}
+    marker = folder / _MARKER
+    if claim(marker, arguments, foreign=_FOREIGN, other=_OTHER):
+        return folder
+    counts = {"train": people.num_train, "test": people.num_test}
+    for split, number in counts.items():
+        files = written(folder, split)
+        files.root.mkdir(parents=True, exist_ok=True)
+        write = functools.partial(_write_video, files.root, people, split)
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            videos = list(pool.map(write, range(number)))
+        rows = "".join(row for k, persons in enumerate(videos) for row in _rows(split, k, persons))
+        write_whole(files.ground_truth, rows)
+        rng = np.random.default_rng([people.seed, 2, number])
+        proposals = {
+            f"{video_id(split, k)},{SECOND:04d}": _proposals(rng, persons)
+            for k, persons in enumerate(videos)
+        }
+        write_whole(files.proposals, pickle.dumps(proposals, protocol=4))
+        write_whole(files.excluded, b"")
+        items = (f'item {{\n  name: "{a}"\n  id: {k}\n}}\n' for k, a in enumerate(ACTIONS, 1))
+        write_whole(files.actions, "".join(items))
+    complete(marker, arguments)
+    return folder
+
+
+def video_id(split: str, index: int) -> str:
+    """The name of a video."""
+    return f"{split}_{index:05d}"
+
+
+def _write_video(root: Path, people: People, split: str, index: int) -> list[Person]:
+    frames, persons = people_video(people, split, index)
+    path = root / f"{video_id(split, index)}.mp4"
+    if not path.exists():
+        scenes.encode(path, frames, FPS)
+    return persons
+
+
+def _rows(split: str, index: int, persons: list[Person]) -> Iterator[str]:
+    for number, person in enumerate(persons):
+        box = ",".join(f"{value:.3f}" for value in person.box)
+        for action in person.actions:
+            yield f"{video_id(split, index)},{SECOND:04d},{box},{action},{number}\n"
+
+
+def _proposals(rng: np.random.Generator, persons: list[Person]) -> Float64[np.ndarray, "n 5"]:
+    """What a person detector might find: every person, about; and things it is not sure of."""
+    found = []
+    for person in persons:
+        box = np.array(person.box)
+        slack = _SLACK * (box[2] - box[0])
+        found.append([*np.clip(box + rng.uniform(-slack, slack, 4), 0, 1), rng.uniform(0.92, 1)])
+    for _ in range(int(rng.integers(3))):
+        corner = rng.uniform(0, 0.6, 2)
+        found.append([*corner, *(corner + rng.uniform(0.1, 0.4, 2)), rng.uniform(0.1, 0.85)])
+    return np.array(found, np.float64)

@@ -1,0 +1,1 @@
+"""The tasks: each holds its data, head, loss and metric."""

@@ -1,0 +1,1 @@
+"""Recognition: a video to its class."""

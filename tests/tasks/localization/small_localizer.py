@@ -1,0 +1,76 @@
+"""The smallest localiser; run as a program it trains on several numbers of devices.
+
+python tests/localization/small_localizer.py STEPS DEVICES,...
+"""
+
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.tasks.localization.config import Experiment, Head, Window
+from squeezetime_jax.tasks.localization.experiment import parse
+from squeezetime_jax.tasks.localization.task import Localization
+from squeezetime_jax.training import config, devices, run
+
+SMALL = SqueezeTimeConfig.tiny(num_classes=3, branches="conv3x3", position_grids=(8, 4, 2, 1))
+WINDOW = Window(num_frames=16, clip_stride=2, padding=(1, 1), stored_side=36, crop_side=32)
+HEAD = Head(channels=32, num_levels=3)
+
+
+def fields(**changes: object) -> Any:
+    """A run of 8 windows a step; changes as `section__field=value`."""
+    found = config.default(Experiment)
+    found.epochs, found.batch_size = 2, 8
+    found.model.update(depth=10, width=0.125, num_frames=4, num_classes=3, branches="conv3x3")
+    found.model.position_grids = (8, 4, 2, 1)
+    found.window.update(num_frames=16, clip_stride=2, padding=(1, 1), stored_side=36, crop_side=32)
+    found.head.update(channels=32, num_levels=3)
+    found.data.max_instances = 4
+    found.optimizer.learning_rate = 1e-3
+    found.run.update(log_steps=2, tensorboard=False)
+    for path, value in changes.items():
+        *sections, name = path.split("__")
+        place = found
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return found
+
+
+def batch(step: int, size: int = 8) -> dict[str, np.ndarray]:
+    """Noise whose brightness rises in an instance of each window."""
+    rng = np.random.default_rng(step)
+    frames = rng.integers(0, 120, (size, 16, 36, 36, 3)).astype(np.uint8)
+    segments, classes = np.zeros((size, 4, 2), np.float32), np.zeros((size, 4), np.int32)
+    for row in range(size):
+        start, length = rng.integers(1, 8), rng.integers(2, 8)
+        segments[row, 0] = start, start + length
+        classes[row, 0] = rng.integers(1, 4)
+        frames[row, start : start + length] += 40 * classes[row, 0].astype(np.uint8)
+    num_frames = np.full(size, 16, np.int32)
+    return {"frames": frames, "num_frames": num_frames, "segments": segments, "classes": classes}
+
+
+def losses(num_steps: int, num_devices: int) -> list[float]:
+    """The losses of the first steps on that many devices."""
+    kind = (jax.sharding.AxisType.Auto,)
+    some = jax.devices()[:num_devices]
+    mesh = jax.make_mesh((num_devices,), (devices.DATA,), kind, devices=some)
+    experiment = parse(fields(model__dtype="float64"))
+    trainer = run.Trainer(experiment, Localization(experiment), mesh, num_steps)
+    step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
+    found = []
+    for number in range(num_steps):
+        arrays = jax.device_put(batch(number), devices.split_batch(mesh))
+        state, metrics = step(state, arrays, key)
+        found.append(float(metrics["loss"]))
+    return found
+
+
+if __name__ == "__main__":
+    for count in map(int, sys.argv[2].split(",")):
+        print(json.dumps({"devices": count, "losses": losses(int(sys.argv[1]), count)}), flush=True)
