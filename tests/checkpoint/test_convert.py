@@ -1,5 +1,6 @@
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +194,13 @@ def test_the_model_is_independent_of_the_arrays_and_in_evaluation_mode() -> None
     assert model.head.dropout.deterministic
 
 
-def test_a_released_training_checkpoint_loads(golden: Path) -> None:
-    model, report = from_torch_file(golden / "mmengine_tiny.pth")
+def test_a_released_training_checkpoint_loads(reference: Callable[[str], Path]) -> None:
+    model, report = from_torch_file(reference("golden/mmengine_tiny.pth"))
     assert model.config == SqueezeTimeConfig(width=0.125, num_classes=5)
     assert len(report.used) == 653
     rules = {"meta", "message_hub", "optimizer", "param_schedulers"}
     assert {n for n, rule in report.left_out.items() if rule == "beside the weights"} == rules
-    with TorchFile(golden / "mmengine_tiny.pth") as file:
+    with TorchFile(reference("golden/mmengine_tiny.pth")) as file:
         released = {name: file.read(v) for name, v in file.contents["state_dict"].items()}
     ours = to_state_dict(model)
     assert list(ours) == list(released)

@@ -1,6 +1,7 @@
 """The authors' network against ours, weights through the real importer."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ def draw_state_dict(config: SqueezeTimeConfig, seed: int) -> dict[str, np.ndarra
     return state_dict
 
 
-def load_golden(golden: Path, entry: dict[str, Any], **changes: Any) -> SqueezeTime:
+def load_golden(
+    reference: Callable[[str], Path], entry: dict[str, Any], **changes: Any
+) -> SqueezeTime:
     if "checkpoint" in entry:
-        return st.load(golden / entry["checkpoint"], **changes)
+        return st.load(reference(f"golden/{entry['checkpoint']}"), **changes)
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in entry["model"].items()}
     config = SqueezeTimeConfig(position_grids=fields.pop("pos_dims"), **fields)
     return st.from_state_dict(draw_state_dict(config, entry["weights_seed"]), **changes)
@@ -63,10 +66,10 @@ def load_golden(golden: Path, entry: dict[str, Any], **changes: Any) -> SqueezeT
 @pytest.mark.parametrize("name", ENTRIES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 2e-2)])
 def test_logits_and_features_are_the_authors(
-    golden: Path, name: str, dtype: str, tolerance: float
+    golden: Path, reference: Callable[[str], Path], name: str, dtype: str, tolerance: float
 ) -> None:
     entry = json.loads((golden / "index.json").read_text())["forward"][name]
-    model = load_golden(golden, entry, dtype=dtype)
+    model = load_golden(reference, entry, dtype=dtype)
     clips = np.random.default_rng(entry["seed"]).standard_normal(entry["input_shape"])
     clips = clips.astype(np.float32).transpose(0, 2, 3, 4, 1)
 

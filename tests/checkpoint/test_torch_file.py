@@ -1,5 +1,6 @@
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -107,8 +108,8 @@ def test_we_read_what_torch_writes(path: Path) -> None:
             assert isinstance(file.contents["complex"], Inert)
 
 
-def test_a_training_checkpoint_is_read_as_data(golden: Path) -> None:
-    with TorchFile(golden / "mmengine_tiny.pth") as file:
+def test_a_training_checkpoint_is_read_as_data(reference: Callable[[str], Path]) -> None:
+    with TorchFile(reference("golden/mmengine_tiny.pth")) as file:
         assert file.contents["meta"]["epoch"] == 12
         assert len(file.contents["state_dict"]) == 757
         history = file.contents["message_hub"]["log_scalars"]["train/loss"]

@@ -30,8 +30,8 @@ def test_an_empty_or_missing_list_is_named(tmp_path):
         annotations.read_list(tmp_path / "none.txt")
 
 
-def test_published_lists_are_read(golden):
-    folder = golden.parent / "annotations"
+def test_published_lists_are_read(reference):
+    folder = reference("annotations")
     pairs = annotations.read_list(folder / "hmdb51" / "hmdb51_train_split_1_videos.txt")
     names = annotations.read_class_names(folder / "hmdb51" / "label_map.txt")
     assert len(pairs) == 3570

@@ -14,10 +14,10 @@ PROTOCOLS = {
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", ["arm_wrestling.mp4", "test.avi"])
-def test_views_are_mmaction2s(golden, name, protocol):
+def test_views_are_mmaction2s(golden, reference, name, protocol):
     with np.load(golden / "video.npz") as arrays:
         expected = arrays[f"{name.split('.')[0]}.{protocol}.sample"]
-    with Video(golden.parent / "video" / name) as video:
+    with Video(reference(f"video/{name}")) as video:
         views = transforms.views(video, PROTOCOLS[protocol])
     size = PROTOCOLS[protocol].crop_size
     assert views.shape == (PROTOCOLS[protocol].num_views, 16, size, size, 3)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -226,22 +227,22 @@ def test_mistakes_of_an_evaluation(
     assert message in last
 
 
-def test_the_authors_scores(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    videos = golden.parent / "video"
-    if not videos.is_dir():
-        pytest.skip(f"no folder of videos at {videos}")
+def test_the_authors_scores(
+    golden: Path, reference: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = reference("video")
     wanted = json.loads((golden / "video.json").read_text())["videos"]
-    words = ["predict", videos, "--checkpoint", golden / "mmengine_tiny.pth"]
+    words = ["predict", videos, "--checkpoint", reference("golden/mmengine_tiny.pth")]
     assert run(*words, "--views", "10x3", "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["arm_wrestling.mp4", "test.avi"]
     for line in lines:
-        reference = wanted[f"{Path(line['path']).stem}.scores"]
-        assert line["views"] == reference["num_views"] == 30
-        order = np.argsort(reference["score"])[::-1]
+        scores = wanted[f"{Path(line['path']).stem}.scores"]
+        assert line["views"] == scores["num_views"] == 30
+        order = np.argsort(scores["score"])[::-1]
         assert [entry["index"] for entry in line["top"]] == order.tolist()
         for entry in line["top"]:
-            assert entry["score"] == pytest.approx(reference["score"][entry["index"]], abs=5e-3)
+            assert entry["score"] == pytest.approx(scores["score"][entry["index"]], abs=5e-3)
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

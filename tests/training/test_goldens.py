@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -41,7 +42,7 @@ class AsTheyAre(Recognition):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "accumulation"), [("sgd", 1), ("sgd_groups", 3)])
 def test_losses_and_final_scores_are_the_references(
-    golden: Path, name: str, accumulation: int
+    golden: Path, reference: Callable[[str], Path], name: str, accumulation: int
 ) -> None:
     settings, clips, labels, test = _clips(golden, name)
     expected = np.load(golden / f"{name}.npz")
@@ -56,7 +57,7 @@ def test_losses_and_final_scores_are_the_references(
     )
     with jax.enable_x64(True):
         model, _ = from_torch_file(
-            golden / "mmengine_tiny.pth", dtype="float64", dropout=0.0, bn_group_size=group
+            reference("golden/mmengine_tiny.pth"), dtype="float64", dropout=0.0, bn_group_size=group
         )
         task = AsTheyAre(Experiment(model=model.config, optimizer=recipe))
         schedule = learning_rate_schedule(

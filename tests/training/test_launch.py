@@ -45,7 +45,7 @@ def test_processes_share_a_coordinator_and_the_gpus(
         f"CUDA_VISIBLE_DEVICES={gpus}" for gpus in ("0,1", "2,3", "4,5")
     ]
     for number, words in enumerate(commands):
-        assert words[4:-3] == TRAIN
+        assert words[5:-3] == TRAIN
         assert words[-3:] == [
             "--coordinator=127.0.0.1:4321",
             "--num-processes=3",
@@ -142,7 +142,7 @@ def test_a_tpu_slice_gets_the_command_on_every_host(
         *("--zone=us-central2-b", "--project=mine", "--worker=all"),
     ]
     remote = words[-1].removeprefix("--command=")
-    assert remote.startswith("cd st && . v/bin/activate && python3 -m squeezetime_jax.train ")
+    assert remote.startswith("cd st && . v/bin/activate && python3 -m squeezetime_jax train ")
     assert shlex.split(remote)[-len(TRAIN) - 1 :] == [*TRAIN, "--distributed"]
 
 
