@@ -22,15 +22,26 @@ REFERENCE = Path(
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare `--complete`."""
+    parser.addoption(
+        "--complete",
+        action="store_true",
+        help="fail, rather than skip, where a package or the reference files are missing",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip tests whose packages are missing; mark those that read the reference files."""
     for item in items:
+        if "reference" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.reference)
+        if config.getoption("complete"):
+            continue
         for mark in item.iter_markers("needs"):
             missing = [name for name in mark.args if importlib.util.find_spec(name) is None]
             if missing:
                 item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
-        if "reference" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.reference)
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +51,14 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Callable[[str], Path]:
+def reference(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """Path of a reference file: other projects' videos, annotations, checkpoints; skips without."""
 
     def find(name: str) -> Path:
         path = REFERENCE / name
         if not path.exists():
-            pytest.skip(f"{path} not found; SQUEEZETIME_REFERENCE names the folder of such files")
+            absent = pytest.fail if request.config.getoption("complete") else pytest.skip
+            absent(f"{path} not found; SQUEEZETIME_REFERENCE names the folder of such files")
         return path
 
     return find
