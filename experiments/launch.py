@@ -72,8 +72,8 @@ def process_commands(args: argparse.Namespace, train: Sequence[str]) -> list[lis
         [
             *train_command(train, sys.executable),
             f"--coordinator=127.0.0.1:{port}",
-            f"--num-processes={args.num_processes}",
-            f"--process-id={number}",
+            f"--num-hosts={args.num_processes}",
+            f"--host-id={number}",
         ]
         for number in range(args.num_processes)
     ]

@@ -8,36 +8,34 @@ import signal
 import sys
 from pathlib import Path
 
-from squeezetime_jax.command_line import Argument, Program, arg, asked, file, positive
+from squeezetime_jax.command_line import Argument, arg, build, main, number, subcommand
 from squeezetime_jax.errors import UserError
 
-squeezetime = Program("squeezetime", "SqueezeTime in JAX: video recognition for phones.")
-main = squeezetime.main
+__all__ = ["main"]
 
-_CHECKPOINT = arg(
-    "--checkpoint", required=True, metavar="CKPT", help="a .pth file, or our own directory"
-)
+# One name for one thing: what several subcommands take is declared here.
+_CHECKPOINT_HELP = "a .pth file, a checkpoint directory or a run's --workdir"
+_CHECKPOINT = arg("--checkpoint", required=True, metavar="CKPT", help=_CHECKPOINT_HELP)
 _LABELS = arg(
-    "--labels", metavar="FILE", help="names, one a line; or kinetics400, kinetics600, hmdb51"
+    "--labels", metavar="FILE", help="class names, one a line; or kinetics400, kinetics600, hmdb51"
 )
-_JSON = arg("--json", action="store_true", help="one JSON object, for programs")
-_JSON_LINES = arg("--json", action="store_true", help="a JSON object a line, for programs")
-_SPLIT = arg("--split", metavar="NAME", help="of shards")
-_LISTED = (
-    arg("--list", required=True, metavar="FILE", help="one line `relative/path label` per video"),
-    arg("--root", required=True, metavar="FOLDER", help="what the list's paths are relative to"),
+_JSON = arg("--json", action="store_true", help="print one JSON object, for programs")
+_JSON_LINES = arg("--json", action="store_true", help="print one JSON object a line, for programs")
+_SPLIT = arg("--split", metavar="NAME", help="split of shards, such as val or train[:10%%]")
+_ROOT = arg("--root", metavar="FOLDER", help="folder that the list's paths are relative to")
+_WORKERS = arg(
+    "--workers", type=number(int, 1), metavar="N", help="decoding processes; default: one per core"
 )
-_AT_ONCE = arg("--processes", type=int, metavar="N", help="videos at once; by default one per core")
 
 
 def _save(content: str, metavar: str = "PICTURE") -> Argument:
-    return arg("--save", type=file, metavar=metavar, help=content)
+    return arg("--save", type=Path, metavar=metavar, help=content)
 
 
-@squeezetime.subcommand(
-    "Make small videos, train on them, test, predict and write a report; minutes on a laptop.",
+@subcommand(
+    "Train and test a small network on generated videos, in minutes.",
     "squeezetime demo",
-    arg("--workdir", default="squeezetime-demo", metavar="FOLDER", help="where everything goes"),
+    arg("--workdir", default="squeezetime-demo", metavar="FOLDER", help="folder of the results"),
     arg("--config", default="demo", help=argparse.SUPPRESS),
 )
 def _demo(args: argparse.Namespace) -> int:
@@ -46,20 +44,20 @@ def _demo(args: argparse.Namespace) -> int:
     return demo(Path(args.workdir), args.fields)
 
 
-@squeezetime.subcommand(
-    "Convert weights between PyTorch's .pth and our checkpoint directory, in either direction.",
+@subcommand(
+    "Convert weights between .pth files and checkpoint directories.",
     "squeezetime convert released.pth weights/k400    # and back: weights/k400 mine.pth",
-    arg("source", help="a .pth file, a checkpoint directory or a run's --workdir"),
-    arg("target", help="a path ending in .pth, or else a new directory for our own format"),
+    arg("source", metavar="SOURCE", help=_CHECKPOINT_HELP),
+    arg("target", metavar="TARGET", help="a file ending in .pth, or a new checkpoint directory"),
     arg(
         "--allow",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="regular expression of entries that may be missing, unexpected or mismatched",
+        help="regular expression: entries that may be missing, unexpected or mismatched",
     ),
-    arg("--num-classes", type=int, metavar="N", help="another number of classes: a new head"),
-    arg("--num-frames", type=int, metavar="N", help="another number of frames: stem resampled"),
+    arg("--num-classes", type=number(int, 1), metavar="N", help="new head with N classes"),
+    arg("--num-frames", type=number(int, 1), metavar="N", help="resample the stem for N frames"),
 )
 def _convert(args: argparse.Namespace) -> None:
     from squeezetime_jax.checkpoint.store import convert_checkpoint
@@ -74,31 +72,41 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"wrote {args.target}")
 
 
-@squeezetime.subcommand(
-    "Store videos as shards that load fast: shrunk, many at once, resumable.",
-    "squeezetime prepare --list train.txt --root videos/ --out shards/",
-    *_LISTED,
-    arg("--out", required=True, metavar="FOLDER", help="where the shards go"),
-    arg("--split", metavar="NAME", help="the split's name; by default the list's, without .txt"),
-    arg("--classes", metavar="FILE", help="class names, one per line in the order of the labels"),
-    arg("--form", choices=("video", "jpeg"), default="video", help="how videos are stored"),
-    arg("--short-side", type=int, default=256, metavar="PIXELS", help="of the stored frames"),
-    _AT_ONCE,
+_LISTED = arg("videos", metavar="VIDEOS", help="a list: one line `relative/path label` per video")
+
+
+@subcommand(
+    "Store labelled videos as shards, which load faster.",
+    "squeezetime prepare train.txt --root videos/ --out shards/",
+    _LISTED,
+    _ROOT,
+    arg("--out", required=True, metavar="FOLDER", help="folder of the shards"),
+    arg("--split", metavar="NAME", help="name of the split; default: the list's, without .txt"),
+    arg("--labels", metavar="FILE", help="class names, one a line in the order of the labels"),
+    arg("--form", choices=("video", "jpeg"), default="video", help="encoding; default video"),
+    arg(
+        "--short-side",
+        type=number(int, 1),
+        default=256,
+        metavar="PIXELS",
+        help="shorter side of the stored frames; default 256",
+    ),
+    _WORKERS,
 )
 def _prepare(args: argparse.Namespace) -> int:
     from squeezetime_jax.data import annotations, prepare, workers
 
     job = prepare.Job(
-        videos=annotations.read_list(args.list),
-        root=Path(args.root),
+        videos=annotations.read_list(args.videos),
+        root=Path(args.root or "."),
         out=Path(args.out),
-        split=args.split or Path(args.list).stem,
+        split=args.split or Path(args.videos).stem,
         form=args.form,
         short_side=args.short_side,
-        class_names=annotations.read_class_names(args.classes) if args.classes else (),
+        class_names=annotations.read_class_names(args.labels) if args.labels else (),
     )
     with workers.progress_bar("preparing", len(job.videos)) as progress:
-        report = prepare.prepare(job, args.processes, progress)
+        report = prepare.prepare(job, args.workers, progress)
     for name, reason in report.bad:
         print(f"{name}: {reason}")
     size = f"{report.num_bytes / 1e6:.1f} MB"
@@ -106,45 +114,60 @@ def _prepare(args: argparse.Namespace) -> int:
     return 1 if report.bad else 0
 
 
-@squeezetime.subcommand(
-    "Name every unreadable, truncated, tiny or oddly short video of a list.",
-    "squeezetime check --list val.txt --root videos/",
-    *_LISTED,
-    _AT_ONCE,
+@subcommand(
+    "List the unreadable, tiny and short videos of a data set.",
+    "squeezetime check val.txt --root videos/",
+    _LISTED,
+    _ROOT,
+    _WORKERS,
 )
 def _check(args: argparse.Namespace) -> int:
     from squeezetime_jax.data import annotations, check, workers
 
-    paths = [path for path, _ in annotations.read_list(args.list)]
+    paths = [path for path, _ in annotations.read_list(args.videos)]
     with workers.progress_bar("checking", len(paths)) as progress:
-        odd = check.check(paths, Path(args.root), args.processes, progress)
+        odd = check.check(paths, Path(args.root or "."), args.workers, progress)
     for path, reason in odd:
         print(f"{path}: {reason}")
     print(f"{len(paths)} videos, {len(odd)} odd")
     return 1 if odd else 0
 
 
-_PROCESSES = (
-    arg("--coordinator", metavar="HOST:PORT", help="of process 0; found by itself on SLURM, GKE"),
-    arg("--num-processes", type=int, metavar="N", help="processes of the run, with --coordinator"),
-    arg("--process-id", type=int, metavar="I", help="this process, from 0, with --coordinator"),
-    arg("--distributed", action="store_true", help="find the other hosts (a TPU slice)"),
+_HOSTS = (  # JAX calls them processes; --workers are the decoding processes of one host
+    arg(
+        "--coordinator", metavar="ADDRESS", help="HOST:PORT of host 0; not needed on SLURM and GKE"
+    ),
+    arg("--num-hosts", type=number(int, 1), metavar="N", help="with --coordinator: all hosts"),
+    arg(
+        "--host-id", type=number(int, 0), metavar="I", help="with --coordinator: this host, from 0"
+    ),
+    arg("--distributed", action="store_true", help="find the other hosts of a TPU slice"),
 )
 
 
-@squeezetime.subcommand(
-    "Train as a config says, or go on with a run that was stopped.",
+@subcommand(
+    "Train as a config says, or continue a run that was stopped.",
     "squeezetime train --config configs/k400.py --workdir runs/k400 --from in1k.pth",
-    arg("--config", required=True, metavar="FILE[:VARIANT]", help="fields: --config.NAME=VALUE"),
-    arg("--workdir", required=True, metavar="FOLDER", help="checkpoints, metrics, curves"),
-    arg("--from", dest="init", metavar="CKPT", help="weights to start from; new head if need be"),
-    *_PROCESSES,
+    arg(
+        "--config",
+        required=True,
+        metavar="FILE[:VARIANT]",
+        help="experiment; fields: --config.NAME=VALUE",
+    ),
+    arg(
+        "--workdir",
+        required=True,
+        metavar="FOLDER",
+        help="folder of checkpoints, metrics and curves",
+    ),
+    arg("--from", dest="init", metavar="CKPT", help="weights to start from"),
+    *_HOSTS,
 )
 def _train(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.experiment import run_experiment
     from squeezetime_jax.training import config, devices, loop
 
-    devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
+    devices.connect(args.coordinator, args.num_hosts, args.host_id, force=args.distributed)
     fields = config.read([f"--config={args.config}", *args.fields])
     if args.init:
         fields.init = str(Path(args.init).absolute())
@@ -156,20 +179,38 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-@squeezetime.subcommand(
-    "Measure what networks cost on this machine: time, memory and size, in every runtime at hand.",
+@subcommand(
+    "Measure time, memory and size of networks on this machine.",
     "squeezetime bench --variant width=0.5 --runtime fused openvino --save speed.png",
     arg("--counts", action="store_true", help="only count parameters and multiply-adds"),
-    arg("--size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"), help="of the clips"),
+    arg(
+        "--size",
+        type=number(int, 1),
+        nargs=2,
+        default=(224, 224),
+        metavar=("H", "W"),
+        help="height and width of the clips; default 224 224",
+    ),
     arg(
         "--variant",
         nargs="+",
         metavar="FIELD=VALUE,...",
-        help="networks by depth, width, num_frames, num_classes; default: three of the paper's",
+        help="networks: depth, width, num_frames, num_classes; default: three of the paper",
     ),
-    arg("--runtime", nargs="+", metavar="NAME", help="of jit fused onnx openvino litert"),
-    arg("--dtype", nargs="+", metavar="TYPE", help="of float32 bfloat16 int8; default float32"),
-    arg("--seconds", type=float, default=3.0, help="spent on each measurement; default 3"),
+    arg(
+        "--runtime",
+        nargs="+",
+        metavar="NAME",
+        help="any of jit fused onnx openvino litert; default: all",
+    ),
+    arg("--dtype", nargs="+", metavar="TYPE", help="any of float32 bfloat16 int8; default float32"),
+    arg(
+        "--seconds",
+        type=number(float, 0.01),
+        default=3.0,
+        metavar="SECONDS",
+        help="time spent on each measurement; default 3",
+    ),
     _JSON,
     _save("draw size and the paper's accuracy against speed"),
 )
@@ -195,10 +236,10 @@ def _bench(args: argparse.Namespace) -> int:
     return bench(request, as_json=args.json, save=args.save)
 
 
-@squeezetime.subcommand(
-    "Write a network for phones (LiteRT), CPUs (OpenVINO, ONNX) or any JAX device, and check it.",
+@subcommand(
+    "Export a network to LiteRT, ONNX, OpenVINO or StableHLO.",
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
-    arg("checkpoint", metavar="CKPT", help="a .pth file, or our own directory"),
+    arg("checkpoint", metavar="CKPT", help=_CHECKPOINT_HELP),
     arg(
         "--format",
         required=True,
@@ -210,22 +251,35 @@ def _bench(args: argparse.Namespace) -> int:
         "--dtype",
         default="float32",
         choices=("float32", "float16", "bfloat16", "int8"),
-        help="what it computes in; int8 wants --calibrate",
+        help="type of the arithmetic; int8 requires --calibrate; default float32",
     ),
-    arg("--out", metavar="FILE", help="default: named after checkpoint and type, here"),
-    arg("--size", type=positive, metavar="PIXELS", help="side of a clip; default: as tested"),
-    arg("--uint8", action="store_true", help="clips enter as 0..255; normalised inside"),
-    arg("--calibrate", nargs="+", default=(), metavar="VIDEO", help="files, folders, or one list"),
+    arg("--out", metavar="FILE", help="default: named after checkpoint and dtype, in this folder"),
+    arg(
+        "--size",
+        type=number(int, 1),
+        metavar="PIXELS",
+        help="height and width of a clip; default: the checkpoint's",
+    ),
+    arg("--uint8", action="store_true", help="input of 0..255, normalised inside the network"),
+    arg(
+        "--calibrate",
+        nargs="+",
+        default=(),
+        metavar="VIDEO",
+        help="files, folders or a list, for int8",
+    ),
     arg(
         "--clips",
         dest="num_clips",
-        type=positive,
+        type=number(int, 1),
         default=128,
         metavar="N",
-        help="of them, at most; default 128",
+        help="number of clips to calibrate with; default 128",
     ),
-    arg("--test", metavar="LIST", help="labelled videos (list, folder, shards): compare top-1"),
-    arg("--root", metavar="FOLDER", help="what the lists' paths are relative to"),
+    arg(
+        "--videos", dest="test", metavar="VIDEOS", help="labelled videos, as in eval: compare top-1"
+    ),
+    _ROOT,
     _SPLIT,
     _LABELS,
     _JSON,
@@ -233,7 +287,7 @@ def _bench(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from squeezetime_jax.export.command import Request, export_checkpoint
 
-    return export_checkpoint(asked(Request, args), as_json=args.json)
+    return export_checkpoint(build(Request, args), as_json=args.json)
 
 
 _VIEWS = (
@@ -242,67 +296,81 @@ _VIEWS = (
         "--views",
         default="10x3",
         metavar="CLIPSxCROPS",
-        help="10x3: the paper's protocol, the default; 1x1: thirty times less work",
+        help="10x3, the default: the paper's protocol; 1x1: thirty times faster",
     ),
-    arg("--size", type=positive, metavar="PIXELS", help="side of a crop; default: as tested"),
-    arg("--frame-interval", type=int, metavar="N", help="0: clips over the whole video"),
+    arg(
+        "--size", type=number(int, 1), metavar="PIXELS", help="crop side; default: the checkpoint's"
+    ),
+    arg(
+        "--frame-interval",
+        type=number(int, 0),
+        metavar="N",
+        help="distance of a clip's frames; 0: over the whole video; default: the checkpoint's",
+    ),
 )
 _VIDEOS = arg(
     "videos",
     nargs="+",
     metavar="VIDEO",
-    help="files, folders, patterns, or - for a list of paths on standard input",
+    help="files, folders, patterns, - (paths on standard input), camera, camera:1 or a URL",
 )
 
 
-@squeezetime.subcommand(
-    "Measure a checkpoint's accuracy on labelled videos, each counted once on any devices.",
+@subcommand(
+    "Measure the accuracy of a checkpoint on labelled videos.",
     "squeezetime eval --config configs/k400.py --checkpoint k400.pth --views 10x3",
     _CHECKPOINT,
-    arg("--config", metavar="FILE[:VARIANT]", help="its test videos and views"),
+    arg("--config", metavar="FILE[:VARIANT]", help="test videos and views of this config"),
     arg(
-        "--list",
-        dest="videos",
-        metavar="FILE",
-        help="other videos: an annotation list, a folder per class, shards",
+        "--videos",
+        metavar="VIDEOS",
+        help="an annotation list, a folder of class folders, or shards",
     ),
-    arg("--root", metavar="FOLDER", help="what the list's paths are relative to"),
+    _ROOT,
     _SPLIT,
-    arg("--views", metavar="CLIPSxCROPS", help="default: the config's; without one 10x3"),
+    arg("--views", metavar="CLIPSxCROPS", help="default: the config's, or 10x3"),
     _LABELS,
-    arg("--batch-size", type=positive, metavar="N", help="videos at once, on all devices"),
-    arg("--workers", type=int, metavar="N", help="decoding processes; default: threads"),
-    arg("--skip-unreadable", action="store_true", help="leave out and count unreadable videos"),
+    arg("--batch-size", type=number(int, 1), metavar="N", help="videos in a batch, on all devices"),
+    arg("--workers", type=number(int, 0), metavar="N", help="decoding processes; default: threads"),
+    arg(
+        "--skip-unreadable", action="store_true", help="leave out unreadable videos, and count them"
+    ),
     _JSON,
-    arg("--scores", type=file, metavar="FILE.npz", help="write every video's scores"),
+    arg("--scores", type=Path, metavar="FILE.npz", help="write the scores of every video"),
     _save("draw the confusion matrix"),
-    *_PROCESSES,
+    *_HOSTS,
 )
 def _eval(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.experiment import home_of
     from squeezetime_jax.tasks.recognition.evaluate import Request, evaluate
     from squeezetime_jax.training import config, devices
 
-    devices.connect(args.coordinator, args.num_processes, args.process_id, force=args.distributed)
+    devices.connect(args.coordinator, args.num_hosts, args.host_id, force=args.distributed)
     fields = config.read([f"--config={args.config}", *args.fields]) if args.config else None
     if fields is not None and (home := home_of(fields)):
         return home.evaluate(
             fields, args.checkpoint, as_json=args.json, scores=args.scores, save=args.save
         )
-    request = asked(Request, args, config=fields)
+    request = build(Request, args, config=fields)
     return evaluate(request, as_json=args.json, scores=args.scores, save=args.save)
 
 
-@squeezetime.subcommand(
-    "Say what videos show; also `camera`, `camera:1` or a stream's URL, as frames arrive.",
+@subcommand(
+    "Name the actions in videos, or live from a camera or stream.",
     "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures\n"
     "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.onnx   # exported",
     _VIDEOS,
     *_VIEWS,
-    arg("--top", type=positive, default=5, metavar="K", help="classes to name; default 5"),
+    arg(
+        "--top",
+        type=number(int, 1),
+        default=5,
+        metavar="K",
+        help="number of classes to print; default 5",
+    ),
     _LABELS,
     _JSON_LINES,
-    _save("frames, scores, frame importance; or a folder for many"),
+    _save("draw frames, scores, frame importance; a folder for several videos"),
 )
 def _predict(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.predict_command import Choices, predict_videos
@@ -314,7 +382,7 @@ def _predict(args: argparse.Namespace) -> int:
         exported = open_exported(args.checkpoint)
     return predict_videos(
         args.videos,
-        asked(Choices, args),
+        build(Choices, args),
         exported=exported,
         count=args.top,
         labels=args.labels,
@@ -323,27 +391,38 @@ def _predict(args: argparse.Namespace) -> int:
     )
 
 
-@squeezetime.subcommand(
-    "Write the pooled features of videos, for a classifier of one's own.",
+@subcommand(
+    "Write the pooled features of videos, for another classifier.",
     "squeezetime features clips/ --checkpoint k400.pth --out features.npz",
     _VIDEOS,
     *_VIEWS,
-    arg("--out", required=True, metavar="FILE.npz", help="features (videos, channels), paths"),
+    arg(
+        "--out",
+        required=True,
+        metavar="FILE.npz",
+        help="arrays `features` (videos, channels) and `paths`",
+    ),
 )
 def _features(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.predict_command import Choices, write_features
 
-    return write_features(args.videos, asked(Choices, args), Path(args.out))
+    return write_features(args.videos, build(Choices, args), Path(args.out))
 
 
-@squeezetime.subcommand(
-    "Say what happens when in a video: start, end and class of every segment.",
+@subcommand(
+    "Find when which action happens in a long video.",
     "squeezetime localize match.mp4 --checkpoint runs/thumos14 --save timeline.png",
-    arg("video", metavar="VIDEO", help="one file, of any length"),
+    arg("video", metavar="VIDEO", help="a video file of any length"),
     arg("--checkpoint", required=True, metavar="CKPT", help="a run of configs/thumos14.py"),
-    arg("--top", type=positive, default=20, metavar="K", help="segments to show; default 20"),
-    arg("--json", action="store_true", help="all segments, in ActivityNet's format"),
-    _save("a filmstrip, and a timeline below it"),
+    arg(
+        "--top",
+        type=number(int, 1),
+        default=20,
+        metavar="K",
+        help="number of segments to print; default 20",
+    ),
+    arg("--json", action="store_true", help="print all segments in ActivityNet's format"),
+    _save("draw a timeline below a filmstrip"),
 )
 def _localize(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.localization.command import localize_video
@@ -353,31 +432,37 @@ def _localize(args: argparse.Namespace) -> int:
     )
 
 
-@squeezetime.subcommand(
-    "Say what persons do at each second of a video, and draw it over the frames.",
+@subcommand(
+    "Name the actions of each person in a video, second by second.",
     "squeezetime detect film.mp4 --checkpoint ava21.pth --boxes persons.csv --save drawn.mp4",
-    arg("video", metavar="VIDEO", help="a file"),
+    arg("video", metavar="VIDEO", help="a video file"),
     _CHECKPOINT,
     arg(
         "--boxes",
         default="whole",
         metavar="FILE.csv",
-        help="rows video,second,x1,y1,x2,y2; or whole: the frame; or a detector, MODULE:FUNCTION",
+        help="rows video,second,x1,y1,x2,y2; or `whole` frames; or a detector MODULE:FUNCTION",
     ),
     arg("--labels", metavar="FILE", help="list of actions; default: the checkpoint's, or AVA's"),
-    arg("--begins-at", type=float, metavar="SECOND", help="which second the first frame shows"),
-    arg("--score", type=float, default=0.1, metavar="P", help="least of an action; default 0.1"),
+    arg("--begins-at", type=float, metavar="SECOND", help="time of the first frame"),
+    arg(
+        "--score",
+        type=number(float, 0, 1),
+        default=0.1,
+        metavar="P",
+        help="lowest probability of an action to report; default 0.1",
+    ),
     _JSON_LINES,
-    _save("an .mp4 to draw; or a folder for a picture a second", metavar="OUT"),
+    _save("draw an .mp4; or a folder with a picture for each second", metavar="OUT"),
 )
 def _detect(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.detection.detect import Choices, detect_video
 
-    return detect_video(args.video, asked(Choices, args), as_json=args.json, save=args.save)
+    return detect_video(args.video, build(Choices, args), as_json=args.json, save=args.save)
 
 
-@squeezetime.subcommand(
-    "Print versions, devices, decoders and caches, and what is missing for which command.",
+@subcommand(
+    "Print versions, devices and problems of this installation.",
     "squeezetime doctor      # put this into a bug report",
 )
 def _doctor(args: argparse.Namespace) -> int:
@@ -385,5 +470,5 @@ def _doctor(args: argparse.Namespace) -> int:
 
     lines, is_healthy = doctor.examine()
     print("\n".join(lines))
-    print("all is well" if is_healthy else "lines that begin with ! need attention")
+    print("no problem found" if is_healthy else "the lines that begin with ! are problems")
     return 0 if is_healthy else 1

@@ -1,142 +1,153 @@
-"""A command of subcommands: how they are declared, listed, called, and how they fail."""
+"""The machinery of the `squeezetime` command: subcommands on argparse, and errors in one line."""
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import squeezetime_jax
 from squeezetime_jax.errors import UserError
 
+Argument = tuple[tuple[str, ...], dict[str, Any]]
 Run = Callable[[argparse.Namespace], int | None]
 _T = TypeVar("_T")
 
+_RENAMED = {
+    "--list": "--videos",
+    "--test": "--videos",
+    "--classes": "--labels",
+    "--processes": "--workers",
+    "--num-processes": "--num-hosts",
+    "--process-id": "--host-id",
+}
+"""Former spelling of an option -> present spelling, for the message about a former one."""
 
-class Argument(NamedTuple):
-    """What `argparse.ArgumentParser.add_argument` takes."""
 
-    names: tuple[str, ...]
-    options: dict[str, Any]
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, which suggests the nearest option for an unknown one."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        for word in args if self.epilog else ():  # a subcommand's words
+            option = word.split("=")[0]
+            is_field = option.startswith("--config.") and "--config" in known
+            if option.startswith("--") and option not in known and not is_field:
+                renamed = [new for new in [_RENAMED.get(option)] if new in known]
+                near = renamed or difflib.get_close_matches(option, known, n=1)
+                self.error(f"no option {option}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+_parser = _Parser("squeezetime", description="SqueezeTime in JAX: video recognition for phones.")
+_parser.add_argument(
+    "--version", action="version", version=f"squeezetime {squeezetime_jax.__version__}"
+)
+_commands = _parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
 
 def arg(*names: str, **options: Any) -> Argument:
-    """An argument of a subcommand, for `Program.subcommand`."""
-    return Argument(names, options)
+    """An argument of a subcommand: what `argparse.ArgumentParser.add_argument` takes."""
+    return names, options
 
 
-def positive(word: str) -> int:
-    """The `type` of an argument that counts something."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
-    return int(word)
+def subcommand(summary: str, example: str, *arguments: Argument) -> Callable[[Run], Run]:
+    """Register the function `_SOME_NAME` below as the subcommand SOME-NAME."""
+
+    def register(run: Run) -> Run:
+        parser = _commands.add_parser(
+            run.__name__.strip("_").replace("_", "-"),
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        usage = [parser.prog]
+        for names, options in arguments:
+            action = parser.add_argument(*names, **options)
+            if action.required:
+                usage += [*action.option_strings, str(action.metavar or action.dest)]
+                usage[-1] += "..." if action.nargs == "+" else ""
+        parser.usage = " ".join([*usage, "[options]"])
+        parser.set_defaults(run=run)
+        return run
+
+    return register
 
 
-def file(word: str) -> Path | None:
-    """The `type` of an argument that names a file, or none by an empty word."""
-    return Path(word) if word else None
+def commands() -> list[str]:
+    """Names of the subcommands."""
+    return list(_commands.choices)
 
 
-def asked(kind: type[_T], args: argparse.Namespace, **others: Any) -> _T:
-    """The dataclass whose fields are arguments of the same names.
+def number(kind: type, low: int | float, high: int | float = float("inf")) -> Callable[[str], Any]:
+    """The `type` of an argument that is an int or a float from `low` to `high`, both included."""
+    noun = "an integer" if kind is int else "a number"
+    limits = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
 
-    Args:
-      kind: the dataclass.
-      args: as they were given.
-      others: fields that are no argument, or another one.
-    """
-    import dataclasses  # here, for `--help` to answer at once
+    def convert(word: str) -> Any:
+        try:
+            value = kind(word)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {noun} {limits}, got {word!r}")
+        return value
 
-    names = {field.name for field in dataclasses.fields(kind)} - set(others)  # type: ignore[arg-type]
+    return convert
+
+
+def build(kind: type[_T], args: argparse.Namespace, **others: Any) -> _T:
+    """A dataclass whose fields are the arguments of the same names, except for `others`."""
+    names: set[str] = kind.__dataclass_fields__.keys() - others  # type: ignore[attr-defined]
     return kind(**{name: getattr(args, name) for name in names}, **others)
 
 
-class Program:
-    """A command, and its subcommands.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a subcommand, with its name as `command` and its function as `run`.
 
-    Attributes:
-      name: as the user writes it.
-      description: what it is, in one line.
-      subcommands: name -> subcommand, in the order of the help.
+    Where the subcommand takes `--config`, `fields` lists the words `--config.NAME=VALUE`.
+
+    Raises:
+      SystemExit: as `main`.
     """
-
-    def __init__(self, name: str, description: str):
-        self.name, self.description = name, description
-        self.subcommands: dict[str, _Subcommand] = {}
-
-    def subcommand(self, summary: str, example: str, *arguments: Argument) -> Callable[[Run], Run]:
-        """Make the function below the subcommand of its name, leading underscore aside."""
-
-        def register(run: Run) -> Run:
-            name = run.__name__.strip("_")
-            self.subcommands[name] = _Subcommand(summary, example, arguments, run)
-            return run
-
-        return register
-
-    def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run one subcommand.
-
-        A subcommand that takes `--config` finds the words `--config.NAME=VALUE` in `args.fields`.
-
-        Returns:
-          The exit status: 0, or 1 for a failure told in one line on standard error.
-
-        Raises:
-          SystemExit: with status 2, for a command line that is not understood; with 0 after
-            `--help`.
-        """
-        parser = self.parser()
-        args, rest = parser.parse_known_args(argv)
-        args.fields = [word for word in rest if "config" in args and word.startswith("--config.")]
-        unknown = [word for word in rest if word not in args.fields]
-        if unknown:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        try:
-            return args.run(args) or 0
-        except UserError as error:
-            print(f"{self.name} {args.command}: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print(f"{self.name} {args.command}: interrupted", file=sys.stderr)
-            return 130
-        except BrokenPipeError:  # `squeezetime ... | head`: the reader has left, nothing is wrong
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-
-    def parser(self) -> argparse.ArgumentParser:
-        """What understands the command line."""
-        parser = argparse.ArgumentParser(prog=self.name, description=self.description)
-        subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-        for name, subcommand in self.subcommands.items():
-            sub = subparsers.add_parser(
-                name,
-                help=subcommand.summary,
-                description=subcommand.summary,
-                usage=f"{self.name} {name} {subcommand.usage()}",
-                epilog=f"example:\n  {subcommand.example}",
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-            for names, options in subcommand.arguments:
-                sub.add_argument(*names, **options)
-            sub.set_defaults(run=subcommand.run)
-        return parser
+    args, fields = _parser.parse_known_args(argv)
+    for word in fields:
+        if not word.startswith("--config."):
+            _parser.error(f"unexpected argument {word!r}")
+        if "=" not in word:
+            _parser.error(f"{word}: expected {word}=VALUE")
+    args.fields = fields
+    return args
 
 
-class _Subcommand(NamedTuple):
-    summary: str
-    example: str
-    arguments: tuple[Argument, ...]
-    run: Run
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
 
-    def usage(self) -> str:
-        """One line: what has to be given, and that there is more, which is listed below it."""
-        words = []
-        for names, options in self.arguments:
-            metavar = options.get("metavar", names[0])
-            if not names[0].startswith("-"):
-                words.append(f"{metavar}..." if options.get("nargs") == "+" else metavar)
-            elif options.get("required"):
-                flag = "" if options.get("action") == "store_true" else f" {metavar}"
-                words.append(f"{names[0]}{flag}")
-        return " ".join([*words, "[options]"])
+    Args:
+      argv: the words after `squeezetime`; None: those of this process.
+
+    Returns:
+      The exit status: 0, or 1 after an error, which is one line on standard error.
+
+    Raises:
+      SystemExit: status 2 after an invalid command line, 0 after `--help` and `--version`.
+    """
+    args = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"squeezetime {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"squeezetime {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `squeezetime ... | head`: the reader is gone, nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

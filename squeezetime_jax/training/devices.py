@@ -48,8 +48,8 @@ def connect(
     known = [coordinator is not None, num_processes is not None, process_id is not None]
     if any(known) and not all(known):
         raise UserError(
-            "distributed: found only some of coordinator address, number of processes and process "
-            "id; give --coordinator, --num-processes and --process-id together, or none of them"
+            "distributed: found only some of coordinator address, number of hosts and host id; "
+            "give --coordinator, --num-hosts and --host-id together, or none of them"
         )
     if not (any(known) or force or in_cluster(environment)):
         return False

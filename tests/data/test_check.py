@@ -67,7 +67,7 @@ def test_every_odd_video_is_named_with_its_reason(root):
 def test_the_command_fails_where_a_video_is_odd(root, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(workers, "each", lambda f, items, n: ((item, f(item)) for item in items))
     file = tmp_path / "val.txt"
-    arguments = ["--list", str(file), "--root", str(root), "--processes", "1"]
+    arguments = [str(file), "--root", str(root), "--workers", "1"]
     file.write_text("good.mp4 0\nshort.mp4 1\n")
     assert cli.main(["check", *arguments]) == 1
     assert capsys.readouterr().out.splitlines() == [

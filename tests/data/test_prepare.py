@@ -100,8 +100,8 @@ def test_a_killed_run_leaves_whole_shards_and_is_resumed(root, tmp_path, request
     (tmp_path / "train.txt").write_text("\n".join(names))
     out = tmp_path / "shards"
     arguments = [
-        "prepare", "--list", str(tmp_path / "train.txt"), "--root", str(root), "--out", str(out),
-        "--short-side", "32", "--processes", "1",
+        "prepare", str(tmp_path / "train.txt"), "--root", str(root), "--out", str(out),
+        "--short-side", "32", "--workers", "1",
     ]  # fmt: skip
     running = subprocess.Popen(
         [sys.executable, "-m", "squeezetime_jax", *arguments],
@@ -191,7 +191,7 @@ def test_small_videos_are_not_enlarged(root):
 def test_the_command_lists_bad_videos_and_fails(root, tmp_path, capsys):
     (tmp_path / "val.txt").write_text("text.mp4 0\n0 good.avi 1\n")
     out = tmp_path / "shards"
-    arguments = ["--list", str(tmp_path / "val.txt"), "--root", str(root), "--processes", "1"]
+    arguments = [str(tmp_path / "val.txt"), "--root", str(root), "--workers", "1"]
     assert cli.main(["prepare", *arguments, "--out", str(out), "--form", "jpeg"]) == 1
     printed = capsys.readouterr().out
     assert printed.startswith("text.mp4: not readable as a video")
@@ -201,5 +201,5 @@ def test_the_command_lists_bad_videos_and_fails(root, tmp_path, capsys):
 
 def test_the_command_names_a_missing_list(tmp_path, capsys):
     arguments = ["--root", ".", "--out", str(tmp_path / "x")]
-    assert cli.main(["prepare", "--list", str(tmp_path / "no.txt"), *arguments]) == 1
+    assert cli.main(["prepare", str(tmp_path / "no.txt"), *arguments]) == 1
     assert "no.txt: not readable" in capsys.readouterr().err

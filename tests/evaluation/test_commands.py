@@ -138,7 +138,7 @@ def test_eval_from_a_list(
 ) -> None:
     words = [
         "eval",
-        "--list",
+        "--videos",
         videos / "test.txt",
         "--checkpoint",
         run_folder(checkpoint, tmp_path),
@@ -200,11 +200,11 @@ def test_eval_from_a_config_is_compared_with_what_is_published(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no videos are given"),
-        (["--list", "nowhere.txt"], "found neither file nor folder"),
-        (["--list", "{empty}"], "found no video in its 0 folders"),
-        (["--list", "{broken}"], "1 videos cannot be read: broken.mp4"),
-        (["--list", "{broken}", "--labels", "nowhere.txt"], "nowhere.txt: not readable"),
+        ([], "no videos given"),
+        (["--videos", "nowhere.txt"], "found neither file nor folder"),
+        (["--videos", "{empty}"], "found no video in its 0 folders"),
+        (["--videos", "{broken}"], "1 videos cannot be read: broken.mp4"),
+        (["--videos", "{broken}", "--labels", "nowhere.txt"], "nowhere.txt: not readable"),
         (["--config", "nowhere.py"], "config: no file nowhere.py"),
     ],
 )

@@ -119,7 +119,7 @@ def test_the_plan_of_a_table_is_what_the_launcher_takes(
 @pytest.mark.parametrize(
     ("place", "word"),
     [
-        ("processes --num-processes 2", "--num-processes=2"),
+        ("processes --num-processes 2", "--num-hosts=2"),
         ("slurm --nodes 2", "#SBATCH --nodes=2"),
         ("tpu pod --zone z", "gcloud"),
         ("xpk job --cluster c --tpu-type v5 --docker-image i", "xpk"),

@@ -234,7 +234,7 @@ def test_the_command_exports_compares_and_tests(
     words += ["--size", "32", "--out", str(tmp_path / "out" / "tiny.tflite"), "--json"]
     assert cli.main(words) == 1
     assert "give some, with --calibrate" in capsys.readouterr().err
-    words += ["--calibrate", str(videos / "train"), "--clips", "5", "--test"]
+    words += ["--calibrate", str(videos / "train"), "--clips", "5", "--videos"]
     assert cli.main([*words, str(videos / "test.txt")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["check"]["num_clips"] == 5

@@ -48,8 +48,8 @@ def test_processes_share_a_coordinator_and_the_gpus(
         assert words[5:-3] == TRAIN
         assert words[-3:] == [
             "--coordinator=127.0.0.1:4321",
-            "--num-processes=3",
-            f"--process-id={number}",
+            "--num-hosts=3",
+            f"--host-id={number}",
         ]
 
 

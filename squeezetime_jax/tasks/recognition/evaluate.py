@@ -110,7 +110,9 @@ def _open(request: Request) -> tuple[Experiment | None, Source]:
             request.videos, root=request.root, split=request.split, label_map=label_map
         )
     elif fields is None:
-        raise UserError("no videos are given; wanted --config FILE, or --list LIST (and --root)")
+        raise UserError(
+            "no videos given; expected --config FILE or --videos VIDEOS (and --root for a list)"
+        )
     else:
         folder = run.folder_of(request.checkpoint) / "videos"
         source = _test_videos(config.parse_data(fields), folder)
@@ -125,7 +127,7 @@ def _test_videos(data: Data, folder: Path) -> Source:
     if data.train != videos.MOTION:
         if not data.test:
             raise UserError(
-                "config: data.test is empty; give --config.data.test=LIST_OR_FOLDER or --list"
+                "config: data.test is empty; give --config.data.test=VIDEOS or --videos VIDEOS"
             )
         root, split = data.test_root or data.root, data.test_split
         data = dataclasses.replace(data, train=data.test, root=root, train_split=split, test="")
