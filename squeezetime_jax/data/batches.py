@@ -1,19 +1,19 @@
-"""From records to batches on the devices, whatever the task.
+"""Records -> batches of arrays -> global arrays on the devices, for any task.
 
-Grain reads; this module says what and in which order.
+Grain reads; this module says which records, and in which order.
 
-Nothing is random but through a generator derived from (seed, epoch, record), and the order of the
-records through Grain's shuffle, derived from (seed, epoch). So a sample does not depend on threads,
-worker processes or hosts, and the only position worth saving is the number of batches taken:
-`endless_batches(..., start_step=n)` goes on with batch n, to the bit.
+Random numbers come from a generator derived from (seed, epoch, record) and the order of the records
+from (seed, epoch). A sample therefore does not depend on threads, worker processes or hosts: row i
+of batch s is the same record on any number of hosts. The only position worth saving is the number
+of batches taken; `endless_batches(..., start_step=n)` continues with batch n, bit for bit.
 """
 
 import contextlib
 import functools
+import json
 import logging
 import os
-import queue
-import threading
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +21,7 @@ import grain
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from squeezetime_jax.errors import UserError
 
@@ -29,21 +30,23 @@ _log = logging.getLogger(__name__)
 Batch = dict[str, np.ndarray]
 Sample = dict[str, Any]
 DrawSample = Callable[[np.random.Generator, int], Sample]
+ReadSample = Callable[[int], Sample]
+Rows = Int[np.ndarray, " n"]
 
-# Share of a data set's videos that training may replace before it is an error.
-MAX_BAD_SHARE = 0.01
-# Records tried in the place of a bad one; so many in a row are no accident.
-_REPLACEMENTS = 8
-_AHEAD = 2  # batches on the devices before they are asked for
-# Of decoded samples that wait for their batch: two batches' worth, unless that is more memory.
+# Training replaces so many unreadable videos, or this share of all, whichever is more.
+MAX_BAD_VIDEOS, MAX_BAD_SHARE = 3, 0.01
+_MAX_REPLACEMENTS = 8  # tried for one sample
+_BATCHES_AHEAD = 2  # on the devices, before they are needed
+# Decoded samples that wait for their batch: those of two batches, or 1 GiB if that is less.
 _WAITING_BATCHES, _WAITING_BYTES = 2, 1 << 30
+_VIDEOS_SHOWN = 3  # of the unreadable ones, in an error
 
 
 class UnreadableRecord(UserError):
-    """A record that another one may stand in for.
+    """A record that cannot be read.
 
     Attributes:
-      name: of the record, by which it is counted once.
+      name: name of the record; one that fails repeatedly is counted once.
     """
 
     def __init__(self, name: str, reason: str):
@@ -51,18 +54,42 @@ class UnreadableRecord(UserError):
         self.name = name
 
 
-class TrainBatches:
-    """Endless training batches of this host, in order; an iterator to be closed.
+def local_rows(sharding: jax.sharding.Sharding, batch_size: int) -> Rows:
+    """Rows of a global batch that the devices of this host hold, in ascending order.
 
-    Each holds the samples' arrays, stacked: (n, ...), n this host's share.
+    These are the rows, in the order, that `jax.make_array_from_process_local_data` expects.
+
+    Args:
+      sharding: of the batch along its first axis.
+      batch_size: rows of the global batch.
+
+    Raises:
+      UserError: the devices cannot share the batch evenly.
+    """
+    try:
+        indices = sharding.addressable_devices_indices_map((batch_size,))
+    except ValueError:
+        raise UserError(
+            f"batch_size: must be a multiple of {sharding.num_devices}, the number of devices; got"
+            f" {batch_size}"
+        ) from None
+    rows = np.arange(batch_size)
+    return np.unique(np.concatenate([rows[index] for index in indices.values() if index]))
+
+
+class TrainBatches:
+    """Endless training batches of this host, in order; an iterator to close after use.
+
+    Each batch holds the samples' arrays, stacked: (n, ...), for the n rows of this host.
 
     Attributes:
-      bad_videos: name -> reason of the videos that other records stood in for so far.
+      bad_videos: name -> reason, of the unreadable videos replaced so far.
     """
 
     def __init__(self, batches: grain.IterDataset, num_videos: int) -> None:
         self.bad_videos: dict[str, str] = {}
-        self._limit = MAX_BAD_SHARE * num_videos
+        self._num_videos = num_videos
+        self._limit = int(max(MAX_BAD_VIDEOS, MAX_BAD_SHARE * num_videos))
         self._batches = iter(batches)
 
     def __iter__(self) -> "TrainBatches":
@@ -73,15 +100,18 @@ class TrainBatches:
         for name, reason in batch.pop("bad"):
             if name not in self.bad_videos:
                 self.bad_videos[name] = reason
-                _log.warning(
-                    "unreadable video %d, another stands in: %s", len(self.bad_videos), reason
-                )
+                count = len(self.bad_videos)
+                _log.warning("unreadable video %d, replaced by another: %s", count, reason)
         if len(self.bad_videos) > self._limit:
-            raise _too_many(self.bad_videos)
+            raise UserError(
+                f"{len(self.bad_videos)} of {self._num_videos} videos cannot be read, more than the"
+                f" {self._limit} that training replaces; `squeezetime check` lists all of them:"
+                f" {_first_few(self.bad_videos)}"
+            )
         return batch
 
     def close(self) -> None:
-        """Stop the threads and processes behind it."""
+        """Stop the reading threads and processes."""
         self._batches.close()
 
 
@@ -92,58 +122,57 @@ def endless_batches(
     batch_size: int,
     seed: int,
     sample_bytes: int,
+    rows: Rows | None = None,
     workers: int = 0,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> TrainBatches:
     """Shuffled batches of samples without end; every epoch shows each record once.
 
-    A record that cannot be read is replaced by another, drawn from (seed, epoch, record). More than
-    `MAX_BAD_SHARE` of such records is an error.
+    An unreadable record is replaced by another, drawn from (seed, epoch, record). More of them than
+    the larger of `MAX_BAD_VIDEOS` and the share `MAX_BAD_SHARE` is an error.
 
     Args:
-      draw: the arrays of a record's sample, drawn with the generator; may raise UnreadableRecord,
-        and then another record stands in. It must be picklable where there are workers.
+      draw: the arrays of a record's sample, drawn with the generator; may raise UnreadableRecord.
+        Must be picklable if there are workers.
       num_records: records of an epoch.
-      batch_size: samples of a global batch; a multiple of `process_count`.
-      seed: of order and samples.
-      sample_bytes: size of a sample, about, for how many wait to be taken.
+      batch_size: rows of a global batch.
+      seed: of the order and of the samples.
+      sample_bytes: approximate size of a sample, which limits how many are read ahead.
+      rows: the rows of each batch that this host reads, by `local_rows`; default: all.
       workers: decoding processes; 0: threads of this process.
-      start_step: batches to leave out: where a resumed run stood.
-      process_index: this host.
-      process_count: hosts; each gets its own part of every batch.
+      start_step: number of the first batch.
 
     Raises:
-      UserError: the batch does not divide, or there are fewer records than a batch holds.
+      UserError: there are fewer records than rows in a batch.
     """
-    local_size = _local_size(batch_size, process_count)
-    if num_records < batch_size:
+    if not 1 <= batch_size <= num_records:
         raise UserError(
-            f"batch_size: found {batch_size}, more than the source's {num_records} videos; choose a"
-            " smaller batch"
+            f"batch_size: must be 1 to {num_records}, the number of training videos; got"
+            f" {batch_size}"
         )
-    numbers = grain.MapDataset.range(num_records).shuffle(seed % 2**32).repeat()
-    samples = numbers.map_with_index(functools.partial(_training_sample, draw, num_records, seed))
-    samples = samples[process_index::process_count][start_step * local_size :]
-    batches = _read(samples, workers, _ahead(local_size, sample_bytes))
-    return TrainBatches(batches.batch(local_size, batch_fn=_collate), num_records)
+    rows = np.arange(batch_size) if rows is None else rows
+    order = grain.MapDataset.range(num_records).shuffle(seed % 2**32).repeat()
+    sample = functools.partial(_training_sample, draw, order, num_records, seed)
+    positions = grain.MapDataset.range(start_step * len(rows), sys.maxsize)
+    samples = positions.map(functools.partial(_position, rows, batch_size)).map(sample)
+    batches = _read(samples, workers, _samples_ahead(len(rows), sample_bytes))
+    return TrainBatches(batches.batch(len(rows), batch_fn=_collate), num_records)
 
 
 class EvalBatches:
-    """The batches of one evaluation on this host; an iterator to be closed.
+    """The batches of one evaluation on this host; an iterator to close after use.
 
-    Each holds the samples' arrays, stacked, (n, ...), with `video_ids`, int32 (n,), the records'
-    numbers, and `mask`, bool (n,): rows where it is false are padding, or records that cannot be
-    read. Every host gets the same number of batches.
+    Each batch holds the samples' arrays, stacked, (n, ...), with `video_ids`, int32 (n,), the
+    records' numbers, and `mask`, bool (n,): false in rows of padding and of unreadable records. All
+    hosts get the same number of batches.
 
     Attributes:
-      unreadable: name -> reason of the videos that could not be read so far.
+      unreadable: name -> reason, of the videos that this host could not read so far. Only after the
+        last batch is it complete; hosts then have to agree what to do (`refuse_unreadable`).
     """
 
-    def __init__(self, batches: grain.IterDataset, number: int, skip_unreadable: bool) -> None:
+    def __init__(self, batches: grain.IterDataset, number: int) -> None:
         self.unreadable: dict[str, str] = {}
-        self._skips = skip_unreadable
         self._batches = iter(batches)
         self._number = number
 
@@ -154,134 +183,147 @@ class EvalBatches:
         return self._number
 
     def __next__(self) -> Batch:
-        try:
-            batch = next(self._batches)
-        except StopIteration:
-            if self.unreadable and not self._skips:
-                raise _unreadable(self.unreadable) from None
-            raise
+        batch = next(self._batches)
         self.unreadable.update(batch.pop("bad"))
         return batch
 
     def close(self) -> None:
-        """Stop the threads and processes behind it."""
+        """Stop the reading threads and processes."""
         self._batches.close()
 
 
 def ordered_batches(
-    look: Callable[[int], Sample],
+    read: ReadSample,
     blank: Sample,
     num_records: int,
     *,
     batch_size: int,
+    rows: Rows | None = None,
     workers: int = 0,
-    skip_unreadable: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> EvalBatches:
     """Each record's sample exactly once, in order, over all hosts.
 
     Args:
-      look: the arrays of a record's sample; may raise UnreadableRecord. It must be picklable where
-        there are workers.
-      blank: arrays of the same shapes, for padding and for records that cannot be read.
+      read: the arrays of a record's sample; may raise UnreadableRecord. Must be picklable if there
+        are workers.
+      blank: arrays of the same shapes, for padding and for unreadable records.
       num_records: how many there are.
-      batch_size: samples of a global batch; a multiple of `process_count`.
+      batch_size: rows of a global batch.
+      rows: the rows of each batch that this host reads, by `local_rows`; default: all.
       workers: decoding processes; 0: threads of this process.
-      skip_unreadable: leave out records that cannot be read. Otherwise, once all others have come,
-        an error lists them.
-      process_index: this host.
-      process_count: hosts.
     """
-    local_size = _local_size(batch_size, process_count)
+    rows = np.arange(batch_size) if rows is None else rows
     number = -(-num_records // batch_size)
-    numbers = grain.MapDataset.range(number * batch_size)  # those past the end are padding
-    samples = numbers.map(functools.partial(_evaluation_sample, look, blank, num_records))
-    samples = samples[process_index::process_count]
-    ahead = _ahead(local_size, sum(value.nbytes for value in blank.values()))
-    batches = _read(samples, workers, ahead).batch(local_size, batch_fn=_collate)
-    return EvalBatches(batches, number, skip_unreadable)
+    numbers = grain.MapDataset.range(number * len(rows)).map(
+        functools.partial(_position, rows, batch_size)
+    )
+    samples = numbers.map(functools.partial(_evaluation_sample, read, blank, num_records))
+    ahead = _samples_ahead(len(rows), sum(value.nbytes for value in blank.values()))
+    batches = _read(samples, workers, ahead).batch(len(rows), batch_fn=_collate)
+    return EvalBatches(batches, number)
+
+
+def all_unreadable(unreadable: Mapping[str, str]) -> dict[str, str]:
+    """The unreadable videos of all hosts together, by name; every host has to call it."""
+    if jax.process_count() == 1:
+        return dict(sorted(unreadable.items()))
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(dict(unreadable)).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(text)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(text)] = text
+    gathered = multihost_utils.process_allgather(padded)
+    found = {}
+    for row, size in zip(gathered, sizes, strict=True):
+        found.update(json.loads(row[:size].tobytes()))
+    return dict(sorted(found.items()))
+
+
+def unreadable_error(unreadable: Mapping[str, str]) -> UserError:
+    """The error of an evaluation that met unreadable videos."""
+    videos, them = (
+        ("1 video", "it") if len(unreadable) == 1 else (f"{len(unreadable)} videos", "them")
+    )
+    return UserError(
+        f"{videos} cannot be read; repair or remove {them}, or skip {them} (--skip-unreadable):"
+        f" {_first_few(unreadable)}"
+    )
 
 
 @contextlib.contextmanager
 def to_devices(
     batches: Iterator[Mapping[str, np.ndarray]], sharding: jax.sharding.Sharding
 ) -> Iterator[Iterator[dict[str, jax.Array]]]:
-    """Send batches to the devices ahead of their use; a context manager that gives the iterator.
+    """Send batches to the devices ahead of their use, in a thread, until the context ends.
 
     Args:
-      batches: this host's share of each batch.
+      batches: this host's rows of each batch, as `local_rows` says.
       sharding: of the global batch along its first axis.
 
     Yields:
-      An iterator over global arrays. What reading raises, it raises in its turn.
+      An iterator over global arrays. An error while reading is raised in place of its batch.
     """
-    ahead: queue.Queue[Any] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: Any) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ahead.put(item, timeout=0.1)
-                return
-
-    def send() -> None:
-        try:
-            for batch in batches:
-                put(_global_arrays(batch, sharding))
-                if stopped.is_set():
-                    return
-            put(StopIteration())
-        except BaseException as error:  # to be raised where the batch is asked for
-            put(error)
-
-    def receive() -> Iterator[dict[str, jax.Array]]:
-        while not isinstance(item := ahead.get(), BaseException):
-            yield item
-        if not isinstance(item, StopIteration):
-            raise item
-
-    sender = threading.Thread(target=send, name="to_devices", daemon=True)
-    sender.start()
-    try:
-        yield receive()
-    finally:
-        stopped.set()
-        sender.join()
+    sent = _Sent(batches, sharding)
+    ahead = grain.experimental.ThreadPrefetchDatasetIterator(sent, _BATCHES_AHEAD)
+    with contextlib.closing(ahead):
+        ahead.start_prefetch()
+        yield ahead
 
 
-def _global_arrays(
-    batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding
-) -> dict[str, jax.Array]:
-    return {
-        name: jax.make_array_from_process_local_data(sharding, values)
-        for name, values in batch.items()
-    }
+class _Sent(grain.DatasetIterator):
+    """Batches as global arrays. Grain's prefetch asks for a state, of which there is none."""
+
+    def __init__(
+        self, batches: Iterator[Mapping[str, np.ndarray]], sharding: jax.sharding.Sharding
+    ) -> None:
+        super().__init__()
+        self._batches, self._sharding = batches, sharding
+
+    def __next__(self) -> dict[str, jax.Array]:
+        return {
+            name: jax.make_array_from_process_local_data(self._sharding, values)
+            for name, values in next(self._batches).items()
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def _position(rows: Rows, batch_size: int, index: int) -> int:
+    """Position in the order of all records of this host's `index`-th sample."""
+    step, place = divmod(index, len(rows))
+    return step * batch_size + int(rows[place])
 
 
 def _training_sample(
-    draw: DrawSample, num_records: int, seed: int, position: int, number: int
+    draw: DrawSample, order: grain.MapDataset, num_records: int, seed: int, position: int
 ) -> Sample:
     """The sample at a position of the endless order of records."""
+    number = order[position]
     rng = np.random.default_rng([seed, position // num_records, number])
     bad: list[tuple[str, str]] = []
-    for _ in range(1 + _REPLACEMENTS):
+    for _ in range(1 + _MAX_REPLACEMENTS):
         try:
             return {**draw(rng, number), "bad": bad}
         except UnreadableRecord as error:
             bad.append((error.name, str(error)))
             number = int(rng.integers(num_records))
-    raise _too_many(dict(bad))
+    raise UserError(
+        f"{len(bad)} videos in a row cannot be read; check the path and the format of the videos:"
+        f" {_first_few(dict(bad))}"
+    )
 
 
-def _evaluation_sample(
-    look: Callable[[int], Sample], blank: Sample, num_records: int, number: int
-) -> Sample:
-    """A record's sample; blank, with a false mask, where there is none to be read."""
+def _evaluation_sample(read: ReadSample, blank: Sample, num_records: int, number: int) -> Sample:
+    """A record's sample; blank, with a false mask, for padding and unreadable records."""
     sample, bad = blank, []
     if number < num_records:
         try:
-            sample = look(number)
+            sample = read(number)
         except UnreadableRecord as error:
             bad.append((error.name, str(error)))
     return {
@@ -295,22 +337,22 @@ def _evaluation_sample(
 def _read(samples: grain.MapDataset, workers: int, ahead: int) -> grain.IterDataset:
     """Samples in order, read in threads or worker processes.
 
-    Samples, not batches, are what is read in parallel: a batch is ready when its samples are, and
-    at most `ahead` samples wait for theirs.
+    Samples, not batches, are read in parallel: a batch is ready as soon as its samples are, and at
+    most `ahead` samples wait.
     """
     if not workers:
         threads = min(os.cpu_count() or 1, ahead)
         return samples.to_iter_dataset(grain.ReadOptions(threads, ahead))
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, used or not
-    # One thread a worker: more processes, not more threads, is how to use more cores.
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, whether used or not
+    # One thread a worker: to use more cores, more processes are better than more threads.
     read = samples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
     per_worker = -(-ahead // workers)
     return read.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker))
 
 
-def _ahead(local_size: int, sample_bytes: int) -> int:
-    return max(min(_WAITING_BATCHES * local_size, _WAITING_BYTES // sample_bytes), 1)
+def _samples_ahead(batch_rows: int, sample_bytes: int) -> int:
+    return max(min(_WAITING_BATCHES * batch_rows, _WAITING_BYTES // sample_bytes), 1)
 
 
 def _collate(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -320,25 +362,9 @@ def _collate(samples: Sequence[Sample]) -> dict[str, Any]:
     return batch | {"bad": [pair for sample in samples for pair in sample["bad"]]}
 
 
-def _local_size(batch_size: int, process_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size: found {batch_size}, wanted a positive multiple of the {process_count}"
-            " processes; change it"
-        )
-    return batch_size // process_count
-
-
-def _too_many(bad: Mapping[str, str]) -> UserError:
-    return UserError(
-        f"{len(bad)} unreadable videos, more than {MAX_BAD_SHARE:.0%} of the source's; first"
-        f" {next(iter(bad.values()))}; find all with `squeezetime check`"
-    )
-
-
-def _unreadable(unreadable: Mapping[str, str]) -> UserError:
-    reasons = " | ".join(unreadable.values())
-    return UserError(
-        f"{len(unreadable)} videos cannot be read: {reasons}; mend or remove them, or ask to skip"
-        " unreadable videos"
-    )
+def _first_few(unreadable: Mapping[str, str]) -> str:
+    """The reasons of the first few videos, in one line."""
+    reasons = list(unreadable.values())
+    more = len(reasons) - _VIDEOS_SHOWN
+    shown = " | ".join(reasons[:_VIDEOS_SHOWN])
+    return f"{shown} | and {more} more" if more > 0 else shown

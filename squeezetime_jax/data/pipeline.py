@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from squeezetime_jax.data import clips, transforms
 from squeezetime_jax.data.batches import (
     EvalBatches,
+    Rows,
     Sample,
     TrainBatches,
     UnreadableRecord,
@@ -73,17 +74,16 @@ def train_batches(
     crop: Crop = "multi_scale",
     workers: int = 0,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Rows | None = None,
 ) -> TrainBatches:
     """Shuffled training batches without end; every epoch shows each video once.
 
-    A video that cannot be read is replaced by another record, drawn from (seed, epoch, record).
-    More than `MAX_BAD_SHARE` of such videos is an error.
+    An unreadable video is replaced by another, drawn from (seed, epoch, record). More of them than
+    the larger of `batches.MAX_BAD_VIDEOS` and the share `batches.MAX_BAD_SHARE` is an error.
 
     Args:
       source: labelled videos.
-      batch_size: clips of a global batch; a multiple of `process_count`.
+      batch_size: clips of a global batch.
       seed: of order and samples.
       num_frames: frames of a clip.
       frame_interval: distance between them; None spreads them over the whole video.
@@ -92,16 +92,15 @@ def train_batches(
       crop: "multi_scale" (the published recipe) or "center".
       workers: decoding processes; 0 decodes in threads of this process, which is as fast until
         Python's lock is the limit (about 4 cores).
-      start_step: batches to leave out: where a resumed run stood.
-      process_index: this host.
-      process_count: hosts; each gets its own part of every batch.
+      start_step: number of the first batch.
+      rows: the rows of each batch that this host reads, by `batches.local_rows`; default: all.
 
     Returns:
-      An iterator over this host's share of the batches, `{"clips": uint8 (n, t, h, w, 3),
+      An iterator over this host's rows of the batches, `{"clips": uint8 (n, t, h, w, 3),
       "labels": int32 (n,)}`.
 
     Raises:
-      UserError: the batch does not divide, or there are fewer videos than a batch holds.
+      UserError: there are fewer videos than clips in a batch.
     """
     clip = TrainingClip(num_frames, frame_interval, short_side, size, crop)
     return endless_batches(
@@ -112,8 +111,7 @@ def train_batches(
         sample_bytes=num_frames * size * size * 3,
         workers=workers,
         start_step=start_step,
-        process_index=process_index,
-        process_count=process_count,
+        rows=rows,
     )
 
 
@@ -123,28 +121,20 @@ def eval_batches(
     *,
     batch_size: int,
     workers: int = 0,
-    skip_unreadable: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Rows | None = None,
 ) -> EvalBatches:
     """All views of each video exactly once, over all hosts.
 
     Args:
       source: labelled videos.
       protocol: which views.
-      batch_size: videos of a global batch; a multiple of `process_count`.
+      batch_size: videos of a global batch.
       workers: decoding processes; 0 decodes in threads of this process.
-      skip_unreadable: leave out videos that cannot be read. Otherwise, once all others have come,
-        an error lists them.
-      process_index: this host.
-      process_count: hosts.
+      rows: the rows of each batch that this host reads, by `batches.local_rows`; default: all.
 
     Returns:
-      An iterator over this host's share of the batches, `{"clips": uint8 (n, views, t, h, w, 3),
+      An iterator over this host's rows of the batches, `{"clips": uint8 (n, views, t, h, w, 3),
       "labels": int32 (n,), "video_ids": int32 (n,), "mask": bool (n,)}`.
-
-    Raises:
-      UserError: the batch does not divide; from the iterator, the list of unreadable videos.
     """
     shape = (protocol.num_frames, protocol.crop_size, protocol.crop_size, 3)
     blank = np.broadcast_to(np.zeros((), np.uint8), (protocol.num_views, *shape))
@@ -154,9 +144,7 @@ def eval_batches(
         len(source),
         batch_size=batch_size,
         workers=workers,
-        skip_unreadable=skip_unreadable,
-        process_index=process_index,
-        process_count=process_count,
+        rows=rows,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from squeezetime_jax.data.annotations import read_list
+from squeezetime_jax.data.batches import unreadable_error
 from squeezetime_jax.data.pipeline import eval_batches
 from squeezetime_jax.data.sources import Source, open_source
 from squeezetime_jax.data.transforms import ViewProtocol
@@ -153,10 +154,13 @@ def _test(model: SqueezeTime, path: Path, source: Source, protocol: ViewProtocol
     network, file = Reference(model), open_runtime(path)
     total = Check()
     with progress_bar("testing", len(source)) as progress:
-        for batch in eval_batches(source, protocol, batch_size=_TEST_BATCH):
+        batches = eval_batches(source, protocol, batch_size=_TEST_BATCH)
+        for batch in batches:
             clips, labels = (np.asarray(batch[key])[batch["mask"]] for key in ("clips", "labels"))
             total += check(network, file, clips[:, 0], labels)
             progress(len(labels))
+    if batches.unreadable:
+        raise unreadable_error(batches.unreadable)
     return total
 
 

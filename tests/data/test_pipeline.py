@@ -1,12 +1,19 @@
 """The pipeline: the same samples whatever runs them, each video once, no bad video unnoticed."""
 
+import dataclasses
 import functools
 import itertools
+import json
 import logging
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -21,6 +28,8 @@ CLIP = {"num_frames": 4, "frame_interval": 1, "short_side": 32, "size": 24}
 PROTOCOL = ViewProtocol(
     num_clips=2, num_crops=1, short_side=32, crop_size=24, num_frames=4, frame_interval=1
 )
+
+HOST = Path(__file__).with_name("host.py")
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +75,18 @@ def test_a_sample_is_its_video_cut_by_its_own_generator(source):
     """Position 15 lies in epoch 1; its record follows from the order, its cut from the three."""
     clip = pipeline.TrainingClip(**CLIP)
     draw = functools.partial(pipeline._labelled_clip, source, clip)
-    sample = any_task._training_sample(draw, len(source), 5, 15, 7)
+    order = grain.MapDataset.source([7] * 16)
+    sample = any_task._training_sample(draw, order, len(source), 5, 15)
     wanted = clip.cut(source[7], np.random.default_rng([5, 1, 7]))
     np.testing.assert_array_equal(sample["clips"], wanted)
     assert sample["labels"] == source[7].label
-    other_epoch = any_task._training_sample(draw, len(source), 5, 2, 7)
+    other_epoch = any_task._training_sample(draw, order, len(source), 5, 2)
     assert (other_epoch["clips"] != sample["clips"]).any()
 
 
 def test_each_epoch_shows_each_video_once_in_another_order(source, monkeypatch):
-    def identify(draw, num_records, seed, position, number):
-        return {"clips": np.zeros(1), "labels": np.int32(number), "bad": []}
+    def identify(draw, order, num_records, seed, position):
+        return {"clips": np.zeros(1), "labels": np.int32(order[position]), "bad": []}
 
     monkeypatch.setattr(any_task, "_training_sample", identify)
     numbers = np.concatenate([batch["labels"] for batch in take(source, 13)])  # four epochs
@@ -98,13 +108,78 @@ def test_workers_change_no_sample_and_resume_to_the_bit(source, reference, worke
     assert_same(take(source, 5, workers=workers, start_step=3), reference[3:])
 
 
-def test_hosts_share_each_batch(source, reference):
-    shares = [take(source, 4, process_index=i, process_count=2) for i in range(2)]
-    for number in range(4):
-        for name in ("clips", "labels"):
-            both = np.stack([shares[i][number][name] for i in range(2)], 1)
-            whole = both.reshape(4, *both.shape[2:])  # host i has every second clip
-            np.testing.assert_array_equal(whole, reference[number][name])
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What JAX asks of the process that it runs in."""
+
+    index: int
+    platform: str = "cpu"
+
+    def process_index(self) -> int:
+        return self.index
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device of a run on several hosts, as the process `client` sees it."""
+
+    id: int
+    process_index: int
+    client: Host
+    platform: str = "cpu"
+    device_kind: str = "made up"
+
+
+def shardings(processes: list[int]) -> list[jax.NamedSharding]:
+    """A batch cut over devices of these processes in this order, as each process sees it."""
+    found = []
+    for host in range(max(processes) + 1):
+        devices = [Device(n, process, Host(host)) for n, process in enumerate(processes)]
+        found.append(jax.NamedSharding(jax.sharding.Mesh(np.array(devices), ("data",)), BATCH))
+    return found
+
+
+BATCH = jax.P("data")
+# Devices of two hosts in order, one each, and as `jax.make_mesh` orders a slice of four hosts.
+MESHES = [[0, 0, 1, 1], [0, 1], [0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0]]
+
+
+def test_rows_are_those_of_the_hosts_devices():
+    found = [any_task.local_rows(sharding, 8).tolist() for sharding in shardings([0, 1, 1, 0])]
+    assert found == [[0, 1, 6, 7], [2, 3, 4, 5]]
+    slice_of_four = [any_task.local_rows(s, 16).tolist() for s in shardings(MESHES[3])]
+    assert slice_of_four == [[0, 1, 6, 15], [2, 3, 4, 5], [7, 12, 13, 14], [8, 9, 10, 11]]
+    with pytest.raises(UserError, match=r"batch_size: must be a multiple of 4, .*; got 6"):
+        any_task.local_rows(shardings([0, 1, 1, 0])[0], 6)
+
+
+@pytest.mark.parametrize("processes", MESHES[:3], ids=str)
+def test_a_row_is_the_same_record_on_any_number_of_hosts(source, reference, processes):
+    hosts = [any_task.local_rows(sharding, 4) for sharding in shardings(processes)]
+    shares = [take(source, 2, rows=rows, start_step=1) for rows in hosts]
+    for step, whole in enumerate(reference[1:3]):
+        for rows, share in zip(hosts, shares, strict=True):
+            for name in ("clips", "labels"):
+                np.testing.assert_array_equal(share[step][name], whole[name][rows])
+
+
+def test_two_hosts_make_the_global_arrays_of_one(folder, reference):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = [
+        subprocess.Popen(
+            [sys.executable, HOST, str(port), "2", str(host), str(folder)],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+            stdout=subprocess.PIPE, text=True,
+        )
+        for host in range(2)
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=120)[0] for process in running]
+    found = [json.loads(lines.splitlines()[-1]) for lines in printed]
+    sums = [batch["clips"].sum((1, 2, 3, 4)).tolist() for batch in reference[:4]]
+    assert [host["sums"] for host in found] == [sums, sums]
+    assert [host["unreadable"] for host in found] == 2 * [{"0.mp4": "é", "1.mp4": "éé"}]
 
 
 @pytest.mark.slow
@@ -121,9 +196,9 @@ def test_shards_give_the_samples_of_the_files(source, folder, reference, tmp_pat
 
 
 def test_samples_that_wait_are_bounded_in_memory():
-    assert any_task._ahead(64, 16 * 224 * 224 * 3) == 128
-    assert any_task._ahead(64, 30 * 16 * 224 * 224 * 3) == 14  # 1 GiB of test views
-    assert any_task._ahead(1, 1 << 40) == 1
+    assert any_task._samples_ahead(64, 16 * 224 * 224 * 3) == 128
+    assert any_task._samples_ahead(64, 30 * 16 * 224 * 224 * 3) == 14  # 1 GiB of test views
+    assert any_task._samples_ahead(1, 1 << 40) == 1
 
 
 def test_uniform_frames_and_the_centre_crop(source):
@@ -171,27 +246,32 @@ def test_another_record_stands_in_for_a_bad_video(folder, tmp_path, caplog):
     resumed.close()
 
 
-def test_more_than_one_percent_bad_is_an_error(folder, tmp_path):
-    source = damaged(folder, tmp_path, 1)
-    batches = pipeline.train_batches(source, batch_size=4, seed=5, **CLIP)
-    with pytest.raises(UserError, match=r"1 unreadable videos, more than 1% .*00000\.mp4"):
-        list(itertools.islice(batches, 4))
+def test_three_bad_videos_are_replaced_and_a_fourth_is_an_error(folder, tmp_path):
+    three = damaged(folder, tmp_path / "three", 3)
+    batches = pipeline.train_batches(three, batch_size=4, seed=5, **CLIP)
+    list(itertools.islice(batches, 8))
+    assert len(batches.bad_videos) == 3
+    batches.close()
+    four = damaged(folder, tmp_path / "four", 4)
+    batches = pipeline.train_batches(four, batch_size=4, seed=5, **CLIP)
+    message = r"4 of 13 videos cannot be read, more than the 3 .*: train/.*mp4.* \| and 1 more$"
+    with pytest.raises(UserError, match=message):
+        list(itertools.islice(batches, 8))
     batches.close()
 
 
 def test_nothing_but_bad_videos_is_an_error_at_once(folder, tmp_path):
     source = damaged(folder, tmp_path, 13)
     batches = pipeline.train_batches(source, batch_size=4, seed=5, **CLIP)
-    with pytest.raises(UserError, match="unreadable videos"):
+    with pytest.raises(UserError, match=r"9 videos in a row cannot be read; .*: train/"):
         next(batches)
     batches.close()
 
 
-def test_a_batch_larger_than_the_source_or_indivisible_is_named(source):
-    with pytest.raises(UserError, match="batch_size: found 14, more than the source's 13 videos"):
-        take(source, 1, batch_size=14)
-    with pytest.raises(UserError, match="batch_size: found 5, wanted a positive multiple of the 2"):
-        take(source, 1, batch_size=5, process_count=2)
+@pytest.mark.parametrize("size", [0, 14])
+def test_a_batch_larger_than_the_source_or_empty_is_refused(source, size):
+    with pytest.raises(UserError, match=f"batch_size: must be 1 to 13, .*; got {size}"):
+        take(source, 1, batch_size=size)
 
 
 def evaluate(source, **how) -> list[dict[str, np.ndarray]]:
@@ -202,9 +282,10 @@ def evaluate(source, **how) -> list[dict[str, np.ndarray]]:
         batches.close()
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_evaluation_meets_each_video_once_on_any_number_of_hosts(source, hosts):
-    shares = [evaluate(source, process_index=i, process_count=hosts) for i in range(hosts)]
+@pytest.mark.parametrize("processes", [[0], [0, 1, 1, 0], [0, 1, 2, 3]], ids=str)
+def test_evaluation_meets_each_video_once_on_any_number_of_hosts(source, processes):
+    hosts = max(processes) + 1
+    shares = [evaluate(source, rows=any_task.local_rows(s, 4)) for s in shardings(processes)]
     assert {len(share) for share in shares} == {4}  # 13 videos, 4 at a time
     seen: Counter[int] = Counter()
     for batch in itertools.chain(*shares):
@@ -230,23 +311,18 @@ def test_workers_change_no_evaluation(source):
     assert_same(evaluate(source, workers=2), evaluate(source))
 
 
-def test_evaluation_lists_all_unreadable_videos(folder, tmp_path):
+def test_evaluation_masks_and_names_unreadable_videos(folder, tmp_path):
     source = damaged(folder, tmp_path, 2)
     batches = pipeline.eval_batches(source, PROTOCOL, batch_size=4)
-    with pytest.raises(UserError, match=r"2 videos cannot be read: .*00000\.mp4.*00001\.mp4"):
-        list(batches)
-    batches.close()
-
-
-def test_evaluation_skips_unreadable_videos_when_asked(folder, tmp_path):
-    source = damaged(folder, tmp_path, 2)
-    batches = pipeline.eval_batches(source, PROTOCOL, batch_size=4, skip_unreadable=True)
     masks = np.concatenate([batch["mask"] for batch in batches])
     assert masks.sum() == 11
-    assert set(batches.unreadable) == {
-        "train/moving_right/00000.mp4", "train/moving_left/00001.mp4"
-    }  # fmt: skip
     batches.close()
+    unreadable = any_task.all_unreadable(batches.unreadable)
+    assert list(unreadable) == ["train/moving_left/00001.mp4", "train/moving_right/00000.mp4"]
+    with pytest.raises(
+        UserError, match=r"^2 videos cannot be read; repair or .*1\.mp4: .* \| .*0\.mp4: "
+    ):
+        raise any_task.unreadable_error(unreadable)
 
 
 def test_to_devices_makes_global_arrays_ahead_of_their_use(source, reference):

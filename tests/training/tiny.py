@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.batches import to_devices
+from squeezetime_jax.data.batches import local_rows, to_devices
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.tasks.recognition.task import Recognition
@@ -86,13 +86,13 @@ class MadeUpData:
     @contextlib.contextmanager
     def batches(self, start_step: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
         """Batches on the devices."""
-        share = self.experiment.batch_size // jax.process_count()
-        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        split = devices.split_batch(self.mesh)
+        mine = local_rows(split, self.experiment.batch_size)
         local = (
             {name: values[mine] for name, values in self.batch(step).items()}
             for step in itertools.count(start_step)
         )
-        with to_devices(local, devices.split_batch(self.mesh)) as batches:
+        with to_devices(local, split) as batches:
             yield batches
 
 

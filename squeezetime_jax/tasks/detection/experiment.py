@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.batches import endless_batches, to_devices
+from squeezetime_jax.data.batches import endless_batches, local_rows, to_devices
 from squeezetime_jax.data.embedded import people
 from squeezetime_jax.data.workers import progress_bar
 from squeezetime_jax.errors import UserError
@@ -101,6 +101,7 @@ class TrainingClips:
     def batches(self, start_step: int) -> Iterator[Iterator[Batch]]:
         """The batches from the `start_step`-th on, without end."""
         num_frames, size = self._experiment.model.num_frames, self._data.crop_size
+        split = devices.split_batch(self._mesh)
         local = endless_batches(
             functools.partial(training_sample, self._split, self._data, num_frames),
             len(self._split.key_frames),
@@ -109,10 +110,8 @@ class TrainingClips:
             sample_bytes=num_frames * size * size * 3,
             workers=self._data.workers,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=local_rows(split, self._experiment.batch_size),
         )
-        split = devices.split_batch(self._mesh)
         with contextlib.closing(local), to_devices(local, split) as batches:
             yield batches
 

@@ -11,7 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 
 from squeezetime_jax.data.augment import normalise
-from squeezetime_jax.data.batches import EvalBatches, ordered_batches
+from squeezetime_jax.data.batches import (
+    all_unreadable,
+    local_rows,
+    ordered_batches,
+    unreadable_error,
+)
 from squeezetime_jax.files import whole
 from squeezetime_jax.tasks.detection.annotations import BoxRows, Frame
 from squeezetime_jax.tasks.detection.dataset import TestClips
@@ -86,7 +91,10 @@ def detect_all(
       UserError: a frame cannot be read; all such are listed.
     """
     scorer = Scorer(model, mesh)
-    batches = _batches(clips, len(frames), batch_size, workers)
+    rows = local_rows(devices.split_batch(mesh), batch_size)
+    batches = ordered_batches(
+        clips, clips.blank, len(frames), batch_size=batch_size, workers=workers, rows=rows
+    )
     size = np.float32(clips.blank["clips"].shape[1])
     found: list[np.ndarray] = []
     for batch in batches:
@@ -101,19 +109,9 @@ def detect_all(
             found.append(_detections(number, boxes, scores[row, :count], action_score))
         if progress is not None:
             progress(int(gathered["mask"].sum()))
+    if unreadable := all_unreadable(batches.unreadable):
+        raise unreadable_error(unreadable)
     return _rows(frames, found)
-
-
-def _batches(clips: TestClips, number: int, batch_size: int, workers: int) -> EvalBatches:
-    return ordered_batches(
-        clips,
-        clips.blank,
-        number,
-        batch_size=batch_size,
-        workers=workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
 
 
 def _gather(values: np.ndarray) -> np.ndarray:

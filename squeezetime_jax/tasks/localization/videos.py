@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.batches import to_devices
+from squeezetime_jax.data.batches import local_rows, to_devices
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.localization import frames, untrimmed
 from squeezetime_jax.tasks.localization.annotations import Annotations, read_annotations
@@ -115,15 +115,14 @@ class TrainingWindows:
             yield batches
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Read a step's batch, this host's share; which windows it has follows from the seed."""
+        """Read a step's batch, this host's rows; which windows it has follows from the seed."""
         epoch, place = divmod(step, self.steps_per_epoch)
         size = self._experiment.batch_size
         order = np.random.default_rng([self._experiment.seed, epoch]).permutation(
             len(self._windows)
         )
-        share = size // jax.process_count()
-        first = place * size + jax.process_index() * share
-        rows = [self._row(number) for number in order[first : first + share].tolist()]
+        mine = place * size + local_rows(split_batch(self._mesh), size)
+        rows = [self._row(number) for number in order[mine].tolist()]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _row(self, number: int) -> dict[str, np.ndarray]:

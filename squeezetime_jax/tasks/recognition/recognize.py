@@ -11,7 +11,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
-from squeezetime_jax.data.batches import to_devices
+from squeezetime_jax.data.batches import (
+    all_unreadable,
+    local_rows,
+    to_devices,
+    unreadable_error,
+)
 from squeezetime_jax.data.pipeline import eval_batches
 from squeezetime_jax.data.sources import FileSource, Source
 from squeezetime_jax.data.transforms import ViewProtocol
@@ -32,7 +37,7 @@ class Evaluation:
       labels: the right classes.
       video_ids: the videos' numbers in the source, ascending.
       num_videos: videos of the source; those beyond the scored ones could not be read.
-      unreadable: name -> reason of those that this host could not read.
+      unreadable: name -> reason, of the videos that could not be read.
     """
 
     accuracy: Accuracy
@@ -86,7 +91,7 @@ def evaluate(
       progress: told how many videos more are done.
 
     Returns:
-      The same on all hosts, but for `unreadable`.
+      The same on all hosts.
 
     Raises:
       UserError: videos cannot be read, and the error lists them; or a label is beyond the classes.
@@ -104,9 +109,7 @@ def evaluate(
         protocol,
         batch_size=batch_size,
         workers=workers,
-        skip_unreadable=skip_unreadable,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=local_rows(split, batch_size),
     )
     rows: list[dict[str, np.ndarray]] = []
     with contextlib.closing(batches), to_devices(batches, split) as ahead:
@@ -120,7 +123,10 @@ def evaluate(
             rows += _fetch(pending, progress)  # the batch before, while the devices work on this
             pending = results
         rows += _fetch(pending, progress)
-    return _evaluation(total, rows, len(source), batches.unreadable)
+    unreadable = all_unreadable(batches.unreadable)
+    if unreadable and not skip_unreadable:
+        raise unreadable_error(unreadable)
+    return _evaluation(total, rows, len(source), unreadable)
 
 
 def _count(total: Accuracy, batch: dict[str, jax.Array]) -> tuple[Accuracy, dict[str, jax.Array]]:

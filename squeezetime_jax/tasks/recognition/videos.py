@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.batches import to_devices
+from squeezetime_jax.data.batches import local_rows, to_devices
 from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.pipeline import train_batches
 from squeezetime_jax.data.sources import FileSource, Record, Source, open_source
@@ -165,6 +165,7 @@ class TrainingVideos:
     def batches(self, start_step: int) -> Iterator[Iterator[Batch]]:
         """The batches from the `start_step`-th on, without end."""
         data, model = self._experiment.data, self._experiment.model
+        split = split_batch(self._mesh)
         local = train_batches(
             self._source,
             batch_size=self._experiment.batch_size,
@@ -176,8 +177,7 @@ class TrainingVideos:
             crop=data.crop,
             workers=data.workers,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=local_rows(split, self._experiment.batch_size),
         )
-        with contextlib.closing(local), to_devices(local, split_batch(self._mesh)) as batches:
+        with contextlib.closing(local), to_devices(local, split) as batches:
             yield batches
