@@ -1,7 +1,7 @@
-"""Every published variant of SqueezeTime, and the paper's ablations, as one configuration."""
+"""Configurations: what every network has, and every variant of SqueezeTime."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,70 +23,101 @@ LONG_CHANNELS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SqueezeTimeConfig:
-    """What has to be known to build the network.
+class NetworkConfig:
+    """What the configuration of every network holds.
+
+    Attributes:
+      name: the network's name in the register (`squeezetime_jax.peers.registry`).
+      num_frames: frames of a clip.
+      num_classes: outputs of the classifier.
+      dropout: probability of dropping a pooled feature, in training.
+      bn_group_size: clips that batch norm takes its statistics over; a larger batch is cut into
+        groups of this size, a smaller one is one group. None: always the whole batch.
+      dtype: what the network computes in. Parameters and batch statistics stay in float32.
+
+    Raises:
+      ValueError: a field has an invalid value.
+    """
+
+    name: str
+    num_frames: int
+    num_classes: int = 400
+    dropout: float = 0.5
+    bn_group_size: int | None = 64
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        # Lists come out of JSON; a frozen configuration is hashable, so they become tuples.
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _as_tuple(getattr(self, field.name)))
+        for name, is_valid, expected in self._checks():
+            if not is_valid:
+                raise ValueError(
+                    f"{type(self).__name__}.{name} must be {expected}, got {getattr(self, name)!r}"
+                )
+
+    def _checks(self) -> list[tuple[str, bool, str]]:
+        """For each field with limits: its name, whether it keeps to them, and what they are."""
+        return [
+            _choice(self, "dtype", "float32", "bfloat16", "float64"),
+            ("num_frames", self.num_frames >= 1, "at least 1"),
+            ("num_classes", self.num_classes >= 1, "at least 1"),
+            ("dropout", 0 <= self.dropout < 1, "in [0, 1)"),
+            ("bn_group_size", self.bn_group_size is None or self.bn_group_size >= 1, "at least 1"),
+        ]
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """`dtype` as NumPy knows it."""
+        return np.dtype(getattr(jnp, self.dtype))
+
+    @property
+    def param_dtype(self) -> np.dtype:
+        """Type of parameters and batch statistics: float32, or float64 if `dtype` is."""
+        return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SqueezeTimeConfig(NetworkConfig):
+    """Every variant of SqueezeTime. The fields that all networks have are in `NetworkConfig`.
 
     Attributes:
       depth: layers; one of 10, 18, 34 (basic blocks), 50, 101, 152, 200 (bottlenecks).
       width: factor on the channels of every stage (paper, Table 5).
       num_frames: frames of a clip, T (paper, Table 4).
-      num_classes: outputs of the head.
       position_grids: side length of the learned position encoding in each stage, in pixels of the
         stage's feature map.
       strides: stride of each stage; detection uses (1, 2, 2, 1).
-      dropout: probability of dropping a pooled feature, in training.
       pooling: how the temporal focus weights see space: "average" (released code) or "max"
         (paper, Section 3.2).
       branches: what stands in a block's middle: "both" (the channel-time learning module, Eq. 3),
         "tfc" or "ioi" (one of its branches, Table 1), or "conv3x3" (a plain convolution, Table 1).
       temporal_focus: whether the temporal focus convolutions are weighted at all (Tables 2 and 3).
       position_encoding: whether IOI adds its position encoding (Table 2).
-      bn_group_size: clips that batch norm takes its statistics over; a larger batch is cut into
-        groups of this size, a smaller one is one group. None: always the whole batch.
-      dtype: what the network computes in. Parameters and batch statistics stay in float32.
 
     Raises:
-      ValueError: a field is outside what is listed above.
+      ValueError: a field has an invalid value.
     """
 
+    name: str = "squeezetime"
+    num_frames: int = 16
     depth: int = 50
     width: float = 1.0
-    num_frames: int = 16
-    num_classes: int = 400
     position_grids: tuple[int, int, int, int] = (56, 28, 14, 7)
     strides: tuple[int, int, int, int] = (1, 2, 2, 2)
-    dropout: float = 0.5
     pooling: Literal["average", "max"] = "average"
     branches: Literal["both", "tfc", "ioi", "conv3x3"] = "both"
     temporal_focus: bool = True
     position_encoding: bool = True
-    bn_group_size: int | None = 64
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-
-    def __post_init__(self) -> None:
-        # Lists come out of JSON; a frozen configuration is hashable, so they become tuples.
-        for name in ("position_grids", "strides"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, is_right, wanted in self._checks():
-            if not is_right:
-                raise ValueError(
-                    f"SqueezeTimeConfig.{name} is {getattr(self, name)!r}, not {wanted}"
-                )
 
     def _checks(self) -> list[tuple[str, bool, str]]:
-        def choice(name: str, *options: object) -> tuple[str, bool, str]:
-            return name, getattr(self, name) in options, f"one of {', '.join(map(repr, options))}"
-
         return [
-            choice("depth", *BLOCKS),
-            choice("pooling", "average", "max"),
-            choice("branches", "both", "tfc", "ioi", "conv3x3"),
-            choice("dtype", "float32", "bfloat16", "float64"),
+            *super()._checks(),
+            _choice(self, "name", "squeezetime"),
+            _choice(self, "depth", *BLOCKS),
+            _choice(self, "pooling", "average", "max"),
+            _choice(self, "branches", "both", "tfc", "ioi", "conv3x3"),
             ("width", self.width > 0 and self.planes[0] >= 1, "at least 1/64"),
-            ("num_frames", self.num_frames >= 1, "at least 1"),
-            ("num_classes", self.num_classes >= 1, "at least 1"),
-            ("dropout", 0 <= self.dropout < 1, "in [0, 1)"),
-            ("bn_group_size", self.bn_group_size is None or self.bn_group_size >= 1, "at least 1"),
             ("strides", _are_four(self.strides, (1, 2)), "four strides of 1 or 2"),
             ("position_grids", _are_four(self.position_grids), "four side lengths of at least 1"),
         ]
@@ -115,16 +146,6 @@ class SqueezeTimeConfig:
     def feature_channels(self) -> int:
         """Channels of the last feature map."""
         return self.planes[-1] * self.expansion
-
-    @property
-    def compute_dtype(self) -> np.dtype:
-        """`dtype` as NumPy knows it."""
-        return np.dtype(getattr(jnp, self.dtype))
-
-    @property
-    def param_dtype(self) -> np.dtype:
-        """What parameters and batch statistics are kept in: float32, or float64 if `dtype` is."""
-        return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
 
     # The published networks.
 
@@ -159,3 +180,11 @@ def _are_four(values: tuple[int, ...], options: tuple[int, ...] | None = None) -
     return len(values) == 4 and all(
         isinstance(v, int) and (v in options if options else v >= 1) for v in values
     )
+
+
+def _choice(config: NetworkConfig, name: str, *options: object) -> tuple[str, bool, str]:
+    return name, getattr(config, name) in options, f"one of {', '.join(map(repr, options))}"
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value

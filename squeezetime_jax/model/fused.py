@@ -36,7 +36,7 @@ from squeezetime_jax.model.layers import (
     halve,
     resize_grid,
 )
-from squeezetime_jax.model.norm import EPSILON, BatchNorm
+from squeezetime_jax.model.norm import BatchNorm
 from squeezetime_jax.model.squeezetime import (
     BasicBlock,
     Block,
@@ -200,7 +200,7 @@ def _bias(conv: Conv | DepthwiseHalving) -> np.ndarray:
 def _affine(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
     """Factor and offset of a batch norm in evaluation mode."""
     scale, shift, mean, var = map(_array, (norm.scale, norm.bias, norm.mean, norm.var))
-    factor = scale / np.sqrt(var + EPSILON)
+    factor = scale / np.sqrt(var + norm.epsilon)
     return factor, shift - mean * factor
 
 

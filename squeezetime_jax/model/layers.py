@@ -11,22 +11,27 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.tfc import convolve
 
 
-def normal_param(shape: tuple[int, ...], std: float, config: SqueezeTimeConfig) -> nnx.Param:
+def normal_param(shape: tuple[int, ...], std: float, config: NetworkConfig) -> nnx.Param:
     """A parameter that `initialise` will draw from a normal distribution."""
     return nnx.Param(np.zeros(shape, config.param_dtype), std=std)
 
 
-def uniform_param(shape: tuple[int, ...], bound: float, config: SqueezeTimeConfig) -> nnx.Param:
+def uniform_param(shape: tuple[int, ...], bound: float, config: NetworkConfig) -> nnx.Param:
     """A parameter that `initialise` will draw uniformly from +-`bound`."""
     return nnx.Param(np.zeros(shape, config.param_dtype), bound=bound)
 
 
+def truncated_param(shape: tuple[int, ...], std: float, config: NetworkConfig) -> nnx.Param:
+    """A parameter that `initialise` will draw from a normal distribution cut at two `std`."""
+    return nnx.Param(np.zeros(shape, config.param_dtype), truncated_std=std)
+
+
 def initialise(model: nnx.Module, rngs: nnx.Rngs) -> None:
-    """Draw every parameter that wants it, all normal ones at once, then all uniform ones.
+    """Draw every parameter that has a distribution, all of one distribution at once.
 
     XLA compiles each draw of `jax.random` anew for each shape, a second or so apiece; drawing once
     and cutting up takes a network of a hundred shapes from a minute to a second.
@@ -35,6 +40,9 @@ def initialise(model: nnx.Module, rngs: nnx.Rngs) -> None:
     draws: dict[str, Callable[..., Array]] = {
         "std": jax.random.normal,
         "bound": partial(jax.random.uniform, minval=-1, maxval=1),
+        "truncated_std": lambda key, shape, dtype: jax.random.truncated_normal(
+            key, -2, 2, shape, dtype
+        ),
     }
     for scale, draw in draws.items():
         chosen = [p for p in parameters if scale in p.get_metadata()]
@@ -61,7 +69,7 @@ class Conv(nnx.Module):
         in_features: int,
         out_features: int,
         side: int,
-        config: SqueezeTimeConfig,
+        config: NetworkConfig,
         *,
         stride: int = 1,
         bias: bool = False,
@@ -87,16 +95,29 @@ class Conv(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """A matrix product and a bias; starts normal with a standard deviation of 0.01, and at 0."""
+    """A matrix product and a bias.
 
-    def __init__(self, in_features: int, out_features: int, config: SqueezeTimeConfig):
-        self.kernel = normal_param((in_features, out_features), 0.01, config)
-        self.bias = nnx.Param(jnp.zeros(out_features, config.param_dtype))
+    The kernel starts normal with standard deviation `std`, the bias at 0.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        config: NetworkConfig,
+        *,
+        std: float = 0.01,
+        bias: bool = True,
+    ):
+        self.kernel = normal_param((in_features, out_features), std, config)
+        zeros = jnp.zeros(out_features, config.param_dtype)
+        self.bias = nnx.Param(zeros) if bias else nnx.data(None)
         self.dtype = config.compute_dtype
 
-    def __call__(self, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
+    def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
         """Multiply and add."""
-        return x @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
+        y = x @ self.kernel[...].astype(self.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class DepthwiseHalving(nnx.Module):
@@ -106,7 +127,7 @@ class DepthwiseHalving(nnx.Module):
     same arithmetic; XLA's grouped convolution is up to sixty times slower on CPUs.
     """
 
-    def __init__(self, num_features: int, config: SqueezeTimeConfig):
+    def __init__(self, num_features: int, config: NetworkConfig):
         # PyTorch counts the fan-out of a depthwise convolution over all channels.
         fan_in, fan_out = 4, 4 * num_features
         self.kernel = normal_param((2, 2, num_features), math.sqrt(2 / fan_out), config)
@@ -131,7 +152,7 @@ def halve(
 class PositionEncoding(nnx.Module):
     """A learned map that tells positions apart, added to a feature map of any size."""
 
-    def __init__(self, side: int, num_features: int, config: SqueezeTimeConfig):
+    def __init__(self, side: int, num_features: int, config: NetworkConfig):
         self.grid = normal_param((side, side, num_features), math.sqrt(2 / side**2), config)
         self.dtype = config.compute_dtype
 

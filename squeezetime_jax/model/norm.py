@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.config import NetworkConfig
 
 MOMENTUM = 0.9  # running = 0.9 * running + 0.1 * batch; PyTorch calls this momentum 0.1
 EPSILON = 1e-5
@@ -22,9 +22,23 @@ class BatchNorm(nnx.Module):
     As in PyTorch, samples are normalised by the biased variance while the unbiased one enters the
     running statistics; over several groups, the running statistics take the mean of the groups'
     updates.
+
+    Args:
+      num_features: length of the last axis.
+      config: gives the dtypes and the clips of a group.
+      epsilon: added to the variance.
+      momentum: share of the old running statistics in the new ones; PyTorch's momentum is one
+        minus this.
     """
 
-    def __init__(self, num_features: int, config: SqueezeTimeConfig):
+    def __init__(
+        self,
+        num_features: int,
+        config: NetworkConfig,
+        *,
+        epsilon: float = EPSILON,
+        momentum: float = MOMENTUM,
+    ):
         dtype = config.param_dtype
         self.scale = nnx.Param(jnp.ones(num_features, dtype))
         self.bias = nnx.Param(jnp.zeros(num_features, dtype))
@@ -32,6 +46,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(num_features, dtype))
         self.group_size = config.bn_group_size
         self.dtype = config.compute_dtype
+        self.epsilon, self.momentum = epsilon, momentum
         self.use_running_average = False
 
     def set_view(self, use_running_average: bool | None = None, **kwargs: object) -> dict:
@@ -47,7 +62,7 @@ class BatchNorm(nnx.Module):
           ValueError: the batch is larger than a group and not a whole number of groups.
         """
         if self.use_running_average:
-            scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + EPSILON)
+            scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
             shift = self.bias[...] - self.mean[...] * scale
             return (x * scale + shift).astype(self.dtype)
 
@@ -56,7 +71,7 @@ class BatchNorm(nnx.Module):
         mean = jnp.mean(grouped, axes, keepdims=True)
         var = jnp.mean(jnp.square(grouped - mean), axes, keepdims=True)
         self._update_running_statistics(mean, var, count=grouped[0, ..., 0].size)
-        normed = (grouped - mean) * (jax.lax.rsqrt(var + EPSILON) * self.scale[...])
+        normed = (grouped - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...])
         return (normed + self.bias[...]).reshape(x.shape).astype(self.dtype)
 
     def _num_groups(self, batch: int) -> int:
@@ -73,4 +88,4 @@ class BatchNorm(nnx.Module):
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             update = jax.lax.stop_gradient(batch).reshape(-1, batch.shape[-1]).mean(axis=0)
-            running[...] = MOMENTUM * running[...] + (1 - MOMENTUM) * update
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * update
