@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from squeezetime_jax.evaluation.stream import Stream as Stream
     from squeezetime_jax.model.config import SqueezeTimeConfig as SqueezeTimeConfig
     from squeezetime_jax.model.squeezetime import SqueezeTime as SqueezeTime
+    from squeezetime_jax.peers.registry import create as create
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ _HOME = {
     "SqueezeTime": "squeezetime_jax.model.squeezetime",
     "SqueezeTimeConfig": "squeezetime_jax.model.config",
     "Stream": "squeezetime_jax.evaluation.stream",
+    "create": "squeezetime_jax.peers.registry",
     "from_state_dict": "squeezetime_jax.checkpoint.convert",
     "load": "squeezetime_jax.checkpoint.store",
     "predict": "squeezetime_jax.evaluation.predict",

@@ -15,6 +15,7 @@ FLOORS = [
     {"errors", "compilation", "memory"},
     {"command_line", "files"},
     {"model"},
+    {"peers"},
     {"checkpoint", "data"},
     {"evaluation", "training"},
     {"tasks"},

@@ -11,6 +11,6 @@ def abstract_model(config: SqueezeTimeConfig) -> SqueezeTime:
     return nnx.eval_shape(lambda: SqueezeTime(config, nnx.Rngs(0)))
 
 
-def flat_leaves(model: SqueezeTime) -> dict[str, nnx.Variable]:
+def flat_leaves(model: nnx.Module) -> dict[str, nnx.Variable]:
     """Every parameter and statistic by its dotted path, such as "stages.0.1.norm1.scale"."""
     return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}

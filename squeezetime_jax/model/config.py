@@ -47,9 +47,9 @@ class NetworkConfig:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
 
     def __post_init__(self) -> None:
-        # Lists come out of JSON; a frozen configuration is hashable, so they become tuples.
+        # A configuration is hashable, so lists become tuples.
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _as_tuple(getattr(self, field.name)))
+            object.__setattr__(self, field.name, as_tuple(getattr(self, field.name)))
         for name, is_valid, expected in self._checks():
             if not is_valid:
                 raise ValueError(
@@ -186,5 +186,6 @@ def _choice(config: NetworkConfig, name: str, *options: object) -> tuple[str, bo
     return name, getattr(config, name) in options, f"one of {', '.join(map(repr, options))}"
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+def as_tuple(value: Any) -> Any:
+    """A value with every list in it, as JSON has them, turned into a tuple."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list | tuple) else value

@@ -32,6 +32,7 @@ from squeezetime_jax.model.ctl import (
 from squeezetime_jax.model.layers import (
     Conv,
     DepthwiseHalving,
+    Linear,
     PositionEncoding,
     halve,
     resize_grid,
@@ -125,7 +126,7 @@ def fuse(
 
     head = {
         "kernel": _array(model.head.classifier.kernel),
-        "bias": _array(model.head.classifier.bias),
+        "bias": _bias(model.head.classifier),
     }
     weights = {
         "stem": done(_folded(model.stem.conv, model.stem.norm)),
@@ -193,7 +194,7 @@ def _array(variable: nnx.Variable) -> np.ndarray:
     return np.asarray(variable[...])
 
 
-def _bias(conv: Conv | DepthwiseHalving) -> np.ndarray:
+def _bias(conv: Conv | DepthwiseHalving | Linear) -> np.ndarray:
     return np.zeros(conv.kernel.shape[-1]) if conv.bias is None else _array(conv.bias)
 
 

@@ -64,7 +64,7 @@ def test_each_runtime_is_measured_in_its_process(
     ("words", "message"),
     [
         (["--variant", "height=3"], "variant 'height=3': 'height'; wanted fields of depth, width"),
-        (["--variant", "depth=11"], "SqueezeTimeConfig.depth is 11"),
+        (["--variant", "depth=11"], "SqueezeTimeConfig.depth must be one of"),
         (["--runtime", "tensorrt"], "runtime 'tensorrt': wanted one of jit, fused, onnx"),
         (["--dtype", "int4"], "dtype 'int4': wanted one of bfloat16, float32, int8"),
         (["--save", "speed.txt"], "speed.txt: is no picture's name"),

@@ -82,7 +82,7 @@ def test_values_reach_the_frozen_experiment() -> None:
 
 
 def test_a_value_that_is_not_allowed_names_its_section() -> None:
-    with pytest.raises(UserError, match=r"config: model: .*depth is 17, not one of 10, 18"):
+    with pytest.raises(UserError, match=r"config: model: .*depth must be one of 10, 18"):
         config.parse(config.read([DEMO, "--config.model.depth=17"]))
 
 

@@ -1,0 +1,113 @@
+"""What the register says of a network."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from flax import nnx
+
+from squeezetime_jax.model.config import NetworkConfig
+
+# Normalisation of pixel values 0..255: (mean, standard deviation) of red, green and blue.
+IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+HALF = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """What a network expects of its input: its published training and test protocol.
+
+    A clip has `config.num_frames` frames. Each view (a clip and a crop) is scored by itself; a
+    video's score is the mean of its views' softmax.
+
+    Attributes:
+      sampling: "interval", frames at a constant distance; or "segments", one frame from the middle
+        of each of `config.num_frames` equal parts of the video.
+      frame_interval: distance of neighbouring frames in source frames; 1 for segments.
+      short_side: frames are resized so that their shorter side is this, in pixels.
+      crop_side: side of the test crop in pixels.
+      num_crops: crops of a test clip: 1 (centre), 3 (along the longer side) or 10 (corners and
+        centre, each also mirrored).
+      num_clips: clips of a test video, evenly spread.
+      mean: subtracted from red, green and blue (0..255).
+      std: what is left is divided by this.
+    """
+
+    sampling: Literal["interval", "segments"] = "interval"
+    frame_interval: int = 1
+    short_side: int = 256
+    crop_side: int = 256
+    num_crops: int = 3
+    num_clips: int = 10
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Figures of others, and what was measured of the public code.
+
+    Attributes:
+      parameters: number of parameters with 400 classes.
+      multiply_adds: of convolutions and matrix products, for one clip of `clip`; one multiply-add
+        counts as one.
+      clip: (frames, height, width) that this and the paper's speed are of.
+      paper_row: the network's name in Tables 6 and 7 of the paper; empty if it is not there.
+      paper_cpu_ms: the paper's milliseconds a clip on a CPU (Table 7).
+      weights: public weight files that this network reads.
+      licence: of these files.
+      top1: Kinetics accuracy that is published with the first of them, in percent.
+    """
+
+    parameters: int
+    multiply_adds: int
+    clip: tuple[int, int, int]
+    paper_row: str = ""
+    paper_cpu_ms: int | None = None
+    weights: tuple[str, ...] = ()
+    licence: str = ""
+    top1: float | None = None
+
+
+class Released(NamedTuple):
+    """A module of a released state dict.
+
+    Attributes:
+      name: its dotted name in PyTorch.
+      path: the dotted path of our module.
+      kind: which parameters it has and how their axes are ordered; one of the keys of
+        `squeezetime_jax.peers.released.PARAMETERS`.
+    """
+
+    name: str
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A network of the register.
+
+    Attributes:
+      name: what it is called on the command line, in configurations and in checkpoints.
+      title: its name in prose.
+      year: of its publication.
+      idea: what is new in it, in a line.
+      config: its configuration as published; `config.name` is `name`.
+      build: makes the module: `build(config, rngs)`.
+      input: what it expects of its input.
+      published: its figures.
+      released: for a configuration, the modules of its state dict in PyTorch's order; one function
+        for each spelling that public files have, the first is the one that is written. Empty for
+        SqueezeTime, whose table is in `checkpoint/`.
+    """
+
+    name: str
+    title: str
+    year: int
+    idea: str
+    config: NetworkConfig
+    build: Callable[[Any, nnx.Rngs], nnx.Module]
+    input: Input
+    published: Published
+    released: tuple[Callable[[Any], Iterator[Released]], ...] = ()

@@ -1,0 +1,81 @@
+"""Released state dicts: how the parameters of PyTorch's modules become ours.
+
+A network's `released` functions list its modules by name (`peers.entry.Released`); here stands
+which parameters a kind of module has, and how their axes are ordered.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from squeezetime_jax.peers.entry import Released
+
+Axes = tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """One entry of a released state dict.
+
+    Attributes:
+      name: its name.
+      path: the dotted path of our leaf; for an entry that we do not keep, of the leaf beside it.
+      order: the axes of PyTorch's array in our order; None for an entry that we do not keep.
+      ones: axes of length 1 of our array that PyTorch's has not.
+      dropped: axes of length 1 of PyTorch's array that ours has not.
+    """
+
+    name: str
+    path: str
+    order: Axes | None
+    ones: Axes = ()
+    dropped: Axes = ()
+
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
+        """A view of PyTorch's array with our axes."""
+        assert self.order is not None
+        moved = np.transpose(array, (*self.order, *self.dropped))
+        kept = moved.reshape(moved.shape[: len(self.order)])
+        return np.expand_dims(kept, self.ones)
+
+    def to_released(self, array: np.ndarray) -> np.ndarray:
+        """A view of our array with PyTorch's axes."""
+        assert self.order is not None
+        kept = np.squeeze(array, self.ones)
+        padded = kept.reshape((*kept.shape, *(1 for _ in self.dropped)))
+        return np.transpose(padded, np.argsort((*self.order, *self.dropped)))
+
+    def released_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """PyTorch's shape for ours."""
+        return self.to_released(np.broadcast_to(np.int8(0), shape)).shape
+
+
+_VECTOR: Axes = (0,)
+_BIAS = (".bias", ".bias", _VECTOR, (), ())
+
+# Kind of module -> (PyTorch's parameter, ours, `Row.order`, `Row.ones`, `Row.dropped`).
+PARAMETERS: dict[str, tuple[tuple[str, str, Axes | None, Axes, Axes], ...]] = {
+    "conv": ((".weight", ".kernel", (2, 3, 4, 1, 0), (), ()), _BIAS),  # o i t h w -> t h w i o
+    "conv2d": ((".weight", ".kernel", (2, 3, 1, 0), (0,), ()), _BIAS),  # o i h w -> 1 h w i o
+    "linear": ((".weight", ".kernel", (1, 0), (), ()), _BIAS),  # o i -> i o
+    "norm": (
+        (".weight", ".scale", _VECTOR, (), ()),
+        _BIAS,
+        (".running_mean", ".mean", _VECTOR, (), ()),
+        (".running_var", ".var", _VECTOR, (), ()),
+        (".num_batches_tracked", ".var", None, (), ()),
+    ),
+}
+
+
+def rows(modules: Iterable[Released], leaves: dict[str, Any]) -> Iterator[Row]:
+    """The entries of a state dict, in PyTorch's order.
+
+    Args:
+      modules: what a network's `released` function gives.
+      leaves: the network's leaves by dotted path; entries of leaves that it has not are left out.
+    """
+    for module in modules:
+        for name, path, order, ones, dropped in PARAMETERS[module.kind]:
+            if module.path + path in leaves:
+                yield Row(module.name + name, module.path + path, order, ones, dropped)

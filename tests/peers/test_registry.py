@@ -1,0 +1,96 @@
+"""The register of networks."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import squeezetime_jax as st
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.model.abstract import flat_leaves
+from squeezetime_jax.peers import registry
+
+NAMES = registry.names()
+
+
+def test_squeezetime_comes_first() -> None:
+    assert NAMES[0] == "squeezetime"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_describes_its_network(name: str) -> None:
+    entry = registry.entry_of(name)
+    assert entry.config.name == entry.name == name
+    assert entry.config.num_classes == 400
+    assert entry.input.short_side >= entry.input.crop_side
+    leaves = flat_leaves(registry.abstract(entry.config))
+    parameters = [leaf for leaf in leaves.values() if isinstance(leaf, nnx.Param)]
+    assert sum(leaf.size for leaf in parameters) == entry.published.parameters
+    assert {leaf.dtype for leaf in leaves.values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_survives_json(name: str) -> None:
+    config = registry.configure(name, num_classes=7, bn_group_size=None)
+    fields: dict = json.loads(json.dumps(registry.to_json(config)))
+    assert registry.from_json(fields) == config
+    assert hash(config) == hash(registry.from_json(fields))
+
+
+def test_a_configuration_without_a_name_is_squeezetimes() -> None:
+    config = registry.from_json({"num_classes": 5})
+    assert (config.name, config.num_classes) == ("squeezetime", 5)
+
+
+def test_a_network_is_found_by_name_configuration_and_module() -> None:
+    entry = registry.entry_of("tsm_r18")
+    assert registry.entry_of(entry.config) is entry
+    assert registry.entry_of(registry.abstract(entry.config)) is entry
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_scores_clips(name: str) -> None:
+    config = registry.configure(name, num_classes=5)
+    model = registry.abstract(config)
+    model.eval()
+    clip = jax.ShapeDtypeStruct((2, *registry.entry_of(name).published.clip, 3), jnp.float32)
+
+    def run(model: nnx.Module, clips: jax.Array) -> tuple:
+        return model(clips), model.features(clips), model.stage_maps(clips)
+
+    logits, features, maps = nnx.eval_shape(run, model, clip)
+    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
+    assert features.shape[0] == 2
+    assert len(maps) >= 4
+
+
+def test_create_draws_from_a_seed_and_evaluates() -> None:
+    small = {"depth": 10, "width": 8, "num_classes": 3}
+    model, other = (st.create("tsm_r18", seed=seed, **small) for seed in (0, 1))
+    clips = jnp.ones((1, 8, 32, 32, 3))
+    assert model(clips).shape == (1, 3)
+    assert (model(clips) == model(clips)).all()  # no dropout
+    assert not (model(clips) == other(clips)).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tsm_r81", {}, "network 'tsm_r81' not found; .*did you mean 'tsm_r18'"),
+        ("tsm_r18", {"frames": 3}, "'tsm_r18' has no field 'frames'; it has .*num_frames"),
+        ("tsm_r18", {"name": "x"}, "'tsm_r18' has no field 'name'; it has num_frames"),
+        ("tsm_r18", {"depth": 19}, "depth must be one of 10, 18, 34, 50, got 19"),
+    ],
+)
+def test_a_wrong_request_is_one_line(name: str, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        registry.configure(name, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        registry.entry_of("tsm_r18").config.depth = 34
