@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from flax import nnx
 
 from squeezetime_jax.model.config import NetworkConfig
@@ -77,11 +78,26 @@ class Released(NamedTuple):
       path: the dotted path of our module.
       kind: which parameters it has and how their axes are ordered; one of the keys of
         `squeezetime_jax.peers.released.PARAMETERS`.
+      constant: the value of its entry that we do not keep, where that is not 0.
     """
 
     name: str
     path: str
     kind: str
+    constant: np.ndarray | None = None
+
+
+# For each module its path, its kind, and its name in each spelling; None where another row has it.
+Table = tuple[tuple[str | None, ...], ...]
+
+
+def spelled(table: Table, column: int, path: str = "", name: str = "") -> Iterator[Released]:
+    """The modules of a table in one spelling; `path` and `name` come before theirs."""
+    for ours, kind, *names in table:
+        assert ours is not None
+        assert kind is not None
+        if names[column] is not None:
+            yield Released(f"{name}{names[column]}", path + ours, kind)
 
 
 @dataclass(frozen=True, kw_only=True)

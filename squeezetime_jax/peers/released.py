@@ -23,6 +23,7 @@ class Row(NamedTuple):
       order: the axes of PyTorch's array in our order; None for an entry that we do not keep.
       ones: axes of length 1 of our array that PyTorch's has not.
       dropped: axes of length 1 of PyTorch's array that ours has not.
+      constant: of an entry that we do not keep, its value where that is not 0.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     order: Axes | None
     ones: Axes = ()
     dropped: Axes = ()
+    constant: np.ndarray | None = None
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
         """A view of PyTorch's array with our axes."""
@@ -58,6 +60,19 @@ PARAMETERS: dict[str, tuple[tuple[str, str, Axes | None, Axes, Axes], ...]] = {
     "conv": ((".weight", ".kernel", (2, 3, 4, 1, 0), (), ()), _BIAS),  # o i t h w -> t h w i o
     "conv2d": ((".weight", ".kernel", (2, 3, 1, 0), (0,), ()), _BIAS),  # o i h w -> 1 h w i o
     "linear": ((".weight", ".kernel", (1, 0), (), ()), _BIAS),  # o i -> i o
+    "pointwise": ((".weight", ".kernel", (1, 0), (), (2, 3, 4)), _BIAS),  # o i 1 1 1 -> i o
+    "in_proj": (("_weight", ".kernel", (1, 0), (), ()), ("_bias", ".bias", _VECTOR, (), ())),
+    "layer_norm": ((".weight", ".scale", _VECTOR, (), ()), _BIAS),
+    # Single parameters.
+    "scalar": (("", "", (), (), ()),),
+    "vector": (("", "", _VECTOR, (), ()),),
+    "table": (("", "", (0, 1), (), ()),),
+    "tokens": (("", "", (1, 2), (), (0,)),),  # 1 n c -> n c
+    "token": (("", "", (2,), (), (0, 1)),),  # 1 1 c -> c
+    "window": (  # positions of a Swin block's attention
+        (".relative_position_bias_table", "", (0, 1), (), ()),
+        (".relative_position_index", "", None, (), ()),
+    ),
     "norm": (
         (".weight", ".scale", _VECTOR, (), ()),
         _BIAS,
@@ -78,4 +93,6 @@ def rows(modules: Iterable[Released], leaves: dict[str, Any]) -> Iterator[Row]:
     for module in modules:
         for name, path, order, ones, dropped in PARAMETERS[module.kind]:
             if module.path + path in leaves:
-                yield Row(module.name + name, module.path + path, order, ones, dropped)
+                constant = module.constant if order is None else None
+                names = module.name + name, module.path + path
+                yield Row(*names, order, ones, dropped, constant)
