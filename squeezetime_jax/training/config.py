@@ -28,6 +28,8 @@ _NOTHING: Mapping[tuple[str, str], Any] = {
     ("augmentation", "flip_labels"): (),
     ("model", "bn_group_size"): 0,
 }
+# Fields that earlier runs do not have, and what they stand for there.
+_ADDED: Mapping[str, Any] = {"model.name": "squeezetime"}
 _E = TypeVar("_E")
 
 
@@ -258,7 +260,7 @@ def differences(mine: Mapping[str, Any], other: Mapping[str, Any], path: str = "
     """Fields that differ, as `name: other's value -> my value`, but for what touches no result."""
     found = []
     for name in sorted({*mine, *other} - ({"run", "published"} if not path else set())):
-        a, b = mine.get(name), other.get(name)
+        a, b = mine.get(name), other.get(name, _ADDED.get(path + name))
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{path}{name}.")
         elif a != b:
