@@ -21,7 +21,7 @@ def use_compilation_cache(folder: str = "") -> None:
       folder: where; empty: the folder that `JAX_COMPILATION_CACHE_DIR` names, or else
         `squeezetime_jax/xla` in the user's cache folder.
     """
-    folder = folder or jax.config.jax_compilation_cache_dir or str(cache_folder())
+    folder = folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder())
     jax.config.update("jax_compilation_cache_dir", folder)
     # The network is one program of seconds and a handful of small ones: all are worth keeping.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
