@@ -34,7 +34,7 @@ import sys
 checkpoint, video, views = sys.argv[1:]
 import jax, flax.nnx
 lap("import jax, flax")
-from squeezetime_jax.evaluation import predict_command as command
+from squeezetime_jax.evaluation import predict as command
 from squeezetime_jax.evaluation.predict import read_views
 from squeezetime_jax.evaluation.views import Scorer
 lap("import the rest")

@@ -373,7 +373,7 @@ def _eval(args: argparse.Namespace) -> int:
     _save("draw frames, scores, frame importance; a folder for several videos"),
 )
 def _predict(args: argparse.Namespace) -> int:
-    from squeezetime_jax.evaluation.predict_command import Choices, predict_videos
+    from squeezetime_jax.evaluation.predict import Choices, predict_videos
 
     exported = None
     if Path(args.checkpoint).suffix in (".onnx", ".xml", ".tflite", ".stablehlo"):
@@ -404,7 +404,7 @@ def _predict(args: argparse.Namespace) -> int:
     ),
 )
 def _features(args: argparse.Namespace) -> int:
-    from squeezetime_jax.evaluation.predict_command import Choices, write_features
+    from squeezetime_jax.evaluation.predict import Choices, write_features
 
     return write_features(args.videos, build(Choices, args), Path(args.out))
 

@@ -1,4 +1,4 @@
-"""What this installation is and can do: versions, devices, decoders, caches; for bug reports."""
+"""The state of this installation, for bug reports: versions, devices, decoders, caches."""
 
 import importlib
 import importlib.metadata
@@ -22,7 +22,7 @@ _DECODERS = {
     "h264": "most .mp4 files", "hevc": "phone videos", "mpeg4": "old .avi files", "vp9": ".webm",
     "libdav1d": "AV1", "mjpeg": "cameras",
 }  # fmt: skip
-# Module -> what does not work without it, and how to have it.
+# Module -> what does not work without it.
 _NEEDED = {
     "av": "predict, eval, train, prepare, check, demo",
     "cv2": "predict, eval, train, prepare, demo",
@@ -31,24 +31,27 @@ _NEEDED = {
     "matplotlib": "demo, predict --save, eval --save",
     "tensorflow_datasets": "eval, train, prepare, demo",
 }
+# Module -> what needs it, and how to install it from a clone of the repository.
+_EXPORT = "pip install '.[export]'"
 _OPTIONAL = {
-    "tensorboardX": "event files of a training run",
-    "tensorboard": "looking at them: pip install tensorboard",
-    "litert_converter": "export --format litert: pip install 'squeezetime-jax[export]'",
-    "ai_edge_litert": "what litert wrote, in predict and bench: likewise",
-    "onnx": "export --format onnx, openvino: likewise",
-    "onnxruntime": "what onnx wrote, in predict and bench: likewise",
-    "openvino": "export --format openvino, predict, bench: likewise",
-    "nncf": "export --format openvino --dtype int8: likewise",
-    "torch": "the parity tests only: pip install 'squeezetime-jax[parity]'",
+    "tensorboardX": ("event files of a training run", "pip install tensorboardX"),
+    "tensorboard": ("display of event files", "pip install tensorboard"),
+    "litert_converter": ("export --format litert", _EXPORT),
+    "ai_edge_litert": ("predict and bench with LiteRT files", _EXPORT),
+    "onnx": ("export --format onnx and openvino", _EXPORT),
+    "onnxruntime": ("predict and bench with ONNX files", _EXPORT),
+    "openvino": ("export --format openvino, predict and bench with its files", _EXPORT),
+    "nncf": ("export --format openvino --dtype int8", _EXPORT),
+    "torch": ("tests that compare with PyTorch", "pip install torch"),
 }
 
 
 def examine() -> tuple[list[str], bool]:
-    """Look at everything.
+    """Examine everything.
 
     Returns:
-      Lines for a person, and whether every command can run.
+      Lines for a person, of which those that begin with `!` are problems; and whether there is
+      none.
     """
     lines: list[str] = []
     healthy = True
@@ -62,9 +65,9 @@ def examine() -> tuple[list[str], bool]:
     ]
     for title, part in parts:
         lines.append(title)
-        for line, is_well in part():
-            healthy = healthy and is_well
-            lines.append(f"  {line}" if is_well else f"! {line}")
+        for line, is_fine in part():
+            healthy = healthy and is_fine
+            lines.append(f"  {line}" if is_fine else f"! {line}")
     return lines, healthy
 
 
@@ -80,7 +83,7 @@ def _versions() -> Iterator[tuple[str, bool]]:
         try:
             yield f"{name} {importlib.metadata.version(name)}", True
         except importlib.metadata.PackageNotFoundError:
-            # A clone that is run in place is no distribution; the rest is checked by importing.
+            # A clone that is run in place is not a distribution; imports check the rest.
             yield f"{name} is not installed as a package", name == "squeezetime-jax"
 
 
@@ -91,23 +94,23 @@ def _devices() -> Iterator[tuple[str, bool]]:
         for device in jax.devices():
             yield f"{device.platform}:{device.id} {device.device_kind}", True
     except RuntimeError as error:
-        yield f"JAX finds no device: {str(error).splitlines()[0]}", False
+        yield f"JAX found no device: {str(error).splitlines()[0]}", False
         return
     if shutil.which("nvidia-smi") and jax.default_backend() == "cpu":
-        yield "an NVIDIA GPU is there, but JAX does not use it: pip install 'jax[cuda12]'", False
+        yield "JAX does not use the NVIDIA GPU: pip install -U 'jax[cuda12]'", False
 
 
 def _decoders() -> Iterator[tuple[str, bool]]:
     try:
         import av
     except ImportError:
-        yield "PyAV cannot be imported, so no video can be read", False
+        yield "PyAV cannot be imported; videos cannot be read", False
         return
     versions = av.library_versions
     yield f"PyAV with libavcodec {'.'.join(map(str, versions['libavcodec']))}", True
     for name, use in _DECODERS.items():
-        is_there = name in av.codecs_available
-        yield f"{name}: {use}" + ("" if is_there else " (missing)"), is_there
+        is_available = name in av.codecs_available
+        yield f"{name}: {use}" + ("" if is_available else " (missing)"), is_available
 
 
 def _caches() -> Iterator[tuple[str, bool]]:
@@ -116,23 +119,25 @@ def _caches() -> Iterator[tuple[str, bool]]:
     yield f"compiled programs: {folder}, {size / 1e6:.1f} MB; safe to delete", True
     place = next(path for path in (folder, *folder.parents) if path.exists())
     is_writable = os.access(place, os.W_OK)
-    advice = "" if is_writable else " cannot be written: set XDG_CACHE_HOME to a folder that can"
-    yield f"{place}{advice or ' can be written'}", is_writable
+    advice = "is writable" if is_writable else "is not writable: set XDG_CACHE_HOME to one that is"
+    yield f"{place} {advice}", is_writable
 
 
 def _commands() -> Iterator[tuple[str, bool]]:
     for module, use in _NEEDED.items():
         problem = _problem_with(module)
-        line = f"{module}: {use}" if not problem else f"{module} is missing for: {use} ({problem})"
-        yield line, not problem
-    for module, use in _OPTIONAL.items():
-        is_there = importlib.util.find_spec(module)  # some take seconds to import
-        yield f"{module}: {use}" + ("" if is_there else " (not installed)"), True
+        yield (
+            f"{module}: {use}" + (f"; cannot be imported ({problem})" if problem else ""),
+            not problem,
+        )
+    for module, (use, command) in _OPTIONAL.items():
+        is_installed = importlib.util.find_spec(module)  # importing takes seconds for some
+        yield f"{module}: {use}" + ("" if is_installed else f"; not installed: {command}"), True
 
 
 def _problem_with(module: str) -> str:
     try:
         importlib.import_module(module)
-    except Exception as error:  # a library that is there but broken raises anything
+    except Exception as error:  # a broken library may raise anything
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return ""

@@ -1,4 +1,4 @@
-"""What the network looks at: which frames speak for a class, and the temporal focus weights."""
+"""What a prediction depends on: the importance of each frame, and the temporal focus weights."""
 
 import functools
 from typing import Any
@@ -18,11 +18,11 @@ from squeezetime_jax.model.squeezetime import BasicBlock, Block, Bottleneck, Squ
 def frame_importance(
     model: SqueezeTime, clip: UInt8[Any, "t h w 3"], index: int
 ) -> Float[np.ndarray, " t"]:
-    """How much each frame speaks for a class (above 0) or against it: gradient times input.
+    """How much each frame counts for a class (above 0) or against it (below): gradient x input.
 
     The gradient of the class's logit with respect to the normalised clip, times the clip, summed
-    over each frame: to first order, what the frame adds to the logit over a frame of the data set's
-    mean colour.
+    over each frame. To first order this is what the frame adds to the logit, compared with a frame
+    of the data set's mean colour.
 
     Args:
       model: the network, in evaluation mode.
@@ -57,10 +57,12 @@ def focus_weights(
       channel-time learning module.
 
     Raises:
-      UserError: the network is an ablation without them.
+      UserError: the network has no such weights.
     """
     if not model.config.temporal_focus or model.config.branches == "conv3x3":
-        raise UserError("model: computes no temporal focus weights; take one with temporal_focus")
+        raise UserError(
+            "model: has no temporal focus weights; expected a SqueezeTime with temporal_focus"
+        )
     graph, state = nnx.split(model)
     return [np.asarray(weights) for weights in _focus_weights(graph, state, jnp.asarray(clips))]
 
@@ -72,8 +74,8 @@ def _focus_weights(graph: Any, state: Any, clips: UInt8[Array, "n t h w 3"]) -> 
     weights = []
     for stage in model.stages:
         for block in stage:
-            last, x = x, block(x)
-        weights.append(_weights_in(block, last))
+            block_input, x = x, block(x)
+        weights.append(_weights_in(block, block_input))
     return weights
 
 
@@ -81,7 +83,7 @@ def _weights_in(block: Block, x: Array) -> Array:
     """The weights that a block's first channel-time learning module computes from its input."""
     if block.halving is not None:
         x = block.halving(x)
-    if isinstance(block, Bottleneck):  # narrows first
+    if isinstance(block, Bottleneck):  # its 1x1 convolution comes first
         x = jax.nn.relu(block.norm1(block.reduce(x)))
         module = block.ctl
     else:

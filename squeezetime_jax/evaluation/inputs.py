@@ -1,4 +1,4 @@
-"""What `VIDEO...` on the command line means: files, folders, patterns, a list on standard input."""
+"""The videos that `VIDEO...` on the command line stands for."""
 
 import glob
 import re
@@ -12,22 +12,22 @@ _STREAM = re.compile(r"(camera(:\d+)?|/dev/video\d+|[a-z][a-z0-9+.-]*://.+)", re
 
 
 def is_stream(word: str) -> bool:
-    """Whether a word means frames that arrive: `camera`, `camera:1` or a URL."""
+    """Whether a word stands for a camera (`camera`, `camera:1`) or a URL."""
     return bool(_STREAM.fullmatch(word))
 
 
 def expand(words: Sequence[str], standard_input: Iterable[str]) -> Iterator[str]:
-    """Paths of videos, in the order asked for; folders and patterns sorted.
+    """Paths of videos in the order of the words, sorted within a folder or pattern.
 
-    What `-` stands for is read line by line, so that a program can feed paths as they come. A path
-    that names nothing is passed on: reading it says so.
+    Standard input is read line by line, so that a program can send paths one after the other. A
+    path that does not exist is passed on; reading it raises the error.
 
     Args:
-      words: files, folders (searched below too), patterns of either, or `-`.
+      words: files, folders (with their subfolders), patterns of either, or `-` for standard input.
       standard_input: lines, one path each.
 
     Raises:
-      UserError: a folder holds no video, or a pattern fits nothing.
+      UserError: a folder contains no video, or a pattern matches no file.
     """
     for word in words:
         if word == STANDARD_INPUT:
@@ -37,7 +37,7 @@ def expand(words: Sequence[str], standard_input: Iterable[str]) -> Iterator[str]
         elif not Path(word).exists() and glob.has_magic(word):
             found = sorted(glob.glob(word, recursive=True))
             if not found:
-                raise UserError(f"{word}: no file fits the pattern; check it")
+                raise UserError(f"{word}: no file matches this pattern; check it")
             for path in found:
                 yield from _in_folder(Path(path)) if Path(path).is_dir() else [path]
         else:
@@ -45,10 +45,12 @@ def expand(words: Sequence[str], standard_input: Iterable[str]) -> Iterator[str]
 
 
 def _in_folder(folder: Path) -> list[str]:
-    from squeezetime_jax.data.sources import VIDEO_SUFFIXES  # takes half a second to import
+    from squeezetime_jax.data.sources import VIDEO_SUFFIXES  # half a second to import
 
     found = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not found:
         suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
-        raise UserError(f"{folder}: found no video in this folder; wanted files named {suffixes}")
+        raise UserError(
+            f"{folder}: no video found in this folder; expected files that end in {suffixes}"
+        )
     return found

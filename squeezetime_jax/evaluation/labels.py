@@ -1,4 +1,4 @@
-"""What the classes are called: names from a label map, a checkpoint or the well-known data sets."""
+"""Class names: from a label map, a checkpoint or a well-known data set."""
 
 import importlib.resources
 import os
@@ -10,7 +10,7 @@ from squeezetime_jax.data.annotations import read_class_names
 from squeezetime_jax.errors import UserError
 
 BUILT_IN = {"kinetics400": 400, "kinetics600": 600, "hmdb51": 51}
-"""Data sets whose class names come with the package, and how many there are."""
+"""Data sets whose class names are in this package -> number of classes."""
 
 
 def class_names(
@@ -19,18 +19,21 @@ def class_names(
     labels: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> tuple[list[str] | None, str]:
-    """The class names in the order of the logits, and where they are from.
+    """The class names in the order of the logits, and their origin.
+
+    The first of these that exists: `labels`, the names in the checkpoint, the names of the built-in
+    data set with as many classes.
 
     Args:
       num_classes: of the network.
-      labels: a file with a name per line, or one of `BUILT_IN`; it comes before anything else.
-      checkpoint: may carry names; they come before those of the data set of `num_classes` classes.
+      labels: a file with a name per line, or one of `BUILT_IN`.
+      checkpoint: a file or directory that may have names in it.
 
     Returns:
-      The names, None where nothing names them; and a few words on their origin.
+      The names (None if there are none) and a few words on where they are from.
 
     Raises:
-      UserError: `labels` is not readable, or has another number of names.
+      UserError: `labels` cannot be read, or has another number of names.
     """
     if labels:
         names = built_in(labels) if labels in BUILT_IN else read_class_names(labels)
@@ -42,7 +45,7 @@ def class_names(
     for name, size in BUILT_IN.items():
         if size == num_classes:
             return built_in(name), f"{name}, which has {size} classes too"
-    return None, "nothing; give --labels FILE"
+    return None, "no source, so classes are numbered; give --labels FILE"
 
 
 def built_in(name: str) -> list[str]:
@@ -55,5 +58,5 @@ def _check_length(path: str, names: Sequence[str], num_classes: int) -> None:
     if len(names) != num_classes:
         raise UserError(
             f"{path}: found {len(names)} class names, but the network has {num_classes} classes;"
-            " give the label map that it was trained with"
+            " give the label map of its training data"
         )

@@ -1,5 +1,8 @@
-"""Pictures of results, drawn with Matplotlib into files; no window is opened."""
+"""Pictures of results, drawn with Matplotlib into files, and a web page that contains them."""
 
+import base64
+import dataclasses
+import html
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.files import whole
+from squeezetime_jax.files import whole, write_whole
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".pdf", ".svg"))
 
@@ -22,9 +25,21 @@ _RIGHT, _WRONG, _PLAIN = "#2a7f4f", "#b5453a", "#44719c"
 _MAX_NAMED = 60  # classes of a confusion matrix that are still labelled
 _NAME_LENGTH = 28
 
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.55 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: .3rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
+figure { margin: 1rem 0; } img { max-width: 100%; background: white; border-radius: 6px; }
+table { border-collapse: collapse; } td, th { padding: .25rem 1rem .25rem 0; text-align: left; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+pre { background: #8881; padding: .8rem 1rem; border-radius: 6px; white-space: pre-wrap; }
+.headline { font-size: 1.15rem; } .small { opacity: .7; font-size: .85rem; }
+"""
+
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of that many inches, laid out by itself."""
+    """A figure of so many inches, with automatic layout."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -34,12 +49,12 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure, whole or not at all.
 
     Raises:
-      UserError: the file cannot be written, or is no kind of picture.
+      UserError: the file cannot be written, or its suffix is unknown.
     """
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise UserError(f"{path}: is not named like a picture; wanted one of {kinds}")
+        raise UserError(f"{path}: not the name of a picture; expected one that ends in {kinds}")
     with whole(path) as part:
         figure.savefig(part, dpi=_DOTS_PER_INCH)
     return path
@@ -50,40 +65,53 @@ def draw_prediction(
     clip: UInt8[np.ndarray, "t h w 3"],
     top: Sequence[Mapping[str, Any]],
     importance: Float[np.ndarray, " t"],
+    seconds: Float[np.ndarray, " t"] | None = None,
 ) -> Figure:
-    """A filmstrip of a clip, its best classes as bars, and what each frame says of the best.
+    """A filmstrip of a clip, its best classes as bars, and the importance of each frame.
 
     Args:
       title: such as the video's name.
       clip: RGB frames, 0..255.
       top: `{"index", "label", "score"}` of the best classes.
       importance: of each frame for the best class; see `explain.frame_importance`.
+      seconds: time of each frame in the video; None: unknown, frames are numbered instead.
     """
+    times = np.arange(len(clip)) if seconds is None else seconds
     figure = new_figure(12.0, 4.6)
     strip, below = np.asarray(figure.subfigures(2, 1, height_ratios=(1.15, 2)))
     strip.suptitle(title, fontsize=12)
-    draw_filmstrip(strip.subplots(1, _shown(len(clip)).size), clip)
+    captions = [f"{time:g}" if seconds is None else f"{time:.2f} s" for time in times]
+    draw_filmstrip(strip.subplots(1, _shown(len(clip)).size), clip, captions)
     bars, curve = below.subplots(1, 2)
     draw_scores(bars, top)
-    frames = np.arange(len(clip))
     low, high = min(float(importance.min()), 0.0), max(float(importance.max()), 1e-12)
     curve.axhline(0, color="0.6", linewidth=0.8)
-    curve.bar(frames, importance, color=np.where(importance >= 0, _RIGHT, _WRONG))
+    step = float(np.median(np.diff(times))) if len(clip) > 1 else 1.0
+    colours = np.where(importance >= 0, _RIGHT, _WRONG)
+    curve.bar(times, importance, width=0.8 * (step or 1.0), color=colours)
     curve.set(
-        xlabel="frame of the middle clip",
-        title=f"what each frame says for {_name(top[0])} (gradient x input)",
-        xticks=frames[:: max(len(clip) // 16, 1)],
+        xlabel="frame" if seconds is None else "seconds",
+        ylabel="gradient x input",
+        title=f"frames for (green) and against (red) {_name(top[0])}",
         ylim=(1.1 * low, 1.1 * high),
     )
     return figure
 
 
-def draw_filmstrip(panels: Any, clip: UInt8[np.ndarray, "t h w 3"]) -> None:
-    """Frames of a clip, evenly spaced, one in each of the axes."""
+def draw_filmstrip(
+    panels: Any, clip: UInt8[np.ndarray, "t h w 3"], captions: Sequence[str] | None = None
+) -> None:
+    """Frames of a clip, evenly spaced, one in each of the axes.
+
+    Args:
+      panels: the axes.
+      clip: RGB frames, 0..255.
+      captions: of each frame of the clip; None: its number.
+    """
     axes = np.atleast_1d(panels)
     for panel, number in zip(axes, _shown(len(clip), len(axes)), strict=True):
         panel.imshow(clip[number], interpolation="nearest")
-        panel.set_xlabel(str(number), fontsize=7, labelpad=2)
+        panel.set_xlabel(captions[number] if captions else str(number), fontsize=7, labelpad=2)
         panel.set(xticks=[], yticks=[])
 
 
@@ -93,7 +121,7 @@ def draw_scores(axes: Axes, top: Sequence[Mapping[str, Any]], right: int | None 
     Args:
       axes: where to draw.
       top: `{"index", "label", "score"}` each.
-      right: the right class, if known; it is told by its colour.
+      right: the true class, if known; it is green, and the others are red.
     """
     scores = [entry["score"] for entry in top]
     colours = [
@@ -103,10 +131,10 @@ def draw_scores(axes: Axes, top: Sequence[Mapping[str, Any]], right: int | None 
     axes.barh(places, scores, color=colours)
     axes.set_yticks(places, [_name(entry) for entry in top], fontsize=9)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1.15), xlabel="probability", xticks=np.linspace(0, 1, 6))
+    axes.set(xlim=(0, 1), xlabel="probability", xticks=np.linspace(0, 1, 6))
     axes.spines[["top", "right"]].set_visible(False)
     for place, score in enumerate(scores):
-        axes.text(score + 0.01, place, f"{100 * score:.1f} %", va="center", fontsize=9)
+        axes.text(1.02, place, f"{100 * score:.1f} %", va="center", fontsize=9)
 
 
 def draw_gallery(
@@ -115,12 +143,12 @@ def draw_gallery(
     labels: Sequence[int],
     names: Sequence[str],
 ) -> Figure:
-    """Videos as filmstrips, one below the other, their best classes beside.
+    """Videos as filmstrips, one below the other, with their best classes beside them.
 
     Args:
       clips: RGB frames, 0..255.
       tops: `{"index", "label", "score"}` of each video's best classes.
-      labels: the right classes.
+      labels: the true classes.
       names: of the classes.
     """
     figure = new_figure(13.0, 1.5 * len(clips) + 0.3)
@@ -138,11 +166,11 @@ def draw_gallery(
 def draw_confusion(
     confusion: Int[np.ndarray, "classes classes"], names: Sequence[str] | None
 ) -> Figure:
-    """Right classes down, predicted across; each row in shares of its videos.
+    """A confusion matrix: a row for each true class, in shares of its videos.
 
     Args:
-      confusion: how many videos of each class were taken for each.
-      names: of the classes, if known; written out where they are few enough to be read.
+      confusion: videos of each true class (row) with each predicted class (column).
+      names: of the classes, if known; shown if they are few enough to be legible.
     """
     classes = len(confusion)
     named = names is not None and classes <= _MAX_NAMED
@@ -152,7 +180,7 @@ def draw_confusion(
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes, label="share of the class's videos", shrink=0.8)
-    axes.set(xlabel="predicted class", ylabel="right class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     if named and names is not None:
         short = [name[:_NAME_LENGTH] for name in names]
         axes.set_xticks(range(classes), short, rotation=90)
@@ -179,7 +207,7 @@ def draw_focus_weights(
     panels = figure.subplots(2, 2).ravel()
     for number, (axes, weights) in enumerate(zip(panels, stages, strict=True), 1):
         means = np.stack([weights[labels == k].mean(axis=0) for k in range(len(names))])
-        # The channels that tell the classes apart most, from the left.
+        # The channels that differ most between the classes come first.
         order = np.argsort(-means.std(axis=0), kind="stable")[:64]
         image = axes.imshow(means[:, order], vmin=0, vmax=1, cmap="viridis", aspect="auto")
         axes.set(title=f"stage {number}: {weights.shape[1]} channels", xlabel="channels by spread")
@@ -189,7 +217,7 @@ def draw_focus_weights(
 
 
 def draw_bars(values: Mapping[str, float], title: str, chance: float) -> Figure:
-    """Accuracies, shares in [0, 1], under their names, with the level of chance."""
+    """A bar for each accuracy, in [0, 1], and a line at the accuracy of chance."""
     figure = new_figure(7.0, 3.2)
     axes = figure.subplots()
     places = np.arange(len(values))
@@ -204,9 +232,72 @@ def draw_bars(values: Mapping[str, float], title: str, chance: float) -> Figure:
     return figure
 
 
-def _shown(num_frames: int, most: int = _FRAMES_SHOWN) -> Int[np.ndarray, " shown"]:
-    return np.unique(np.linspace(0, num_frames - 1, min(most, num_frames)).round().astype(int))
+def _shown(num_frames: int, count: int = _FRAMES_SHOWN) -> Int[np.ndarray, " shown"]:
+    return np.unique(np.linspace(0, num_frames - 1, min(count, num_frames)).round().astype(int))
 
 
 def _name(entry: Mapping[str, Any]) -> str:
     return str(entry["label"] or f"class {entry['index']}")[:_NAME_LENGTH]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of a web page: title, text, picture, table and commands, in this order.
+
+    Attributes:
+      title: its heading.
+      text: a paragraph.
+      picture: a PNG file; None: no picture.
+      rows: name and value, of a table; empty: no table.
+      commands: lines for the shell; empty: none.
+    """
+
+    title: str
+    text: str = ""
+    picture: Path | None = None
+    rows: Sequence[tuple[str, str]] = ()
+    commands: Sequence[str] = ()
+
+
+def write_page(path: Path, title: str, headline: str, sections: Sequence[Section]) -> Path:
+    """Write one HTML page that contains its pictures, whole or not at all.
+
+    Args:
+      path: the file.
+      title: of the page.
+      headline: the result in a sentence.
+      sections: from top to bottom.
+
+    Returns:
+      The path.
+    """
+    body = "\n".join(_section(section) for section in sections)
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n"
+        f'<p class="headline">{html.escape(headline)}</p>\n{body}\n</body></html>\n'
+    )
+    write_whole(path, page)
+    return path
+
+
+def _section(section: Section) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    if section.text:
+        parts.append(f"<p>{html.escape(section.text)}</p>")
+    if section.picture is not None:
+        data = base64.b64encode(section.picture.read_bytes()).decode()
+        title = html.escape(section.title, quote=True)
+        parts.append(f'<figure><img alt="{title}" src="data:image/png;base64,{data}"></figure>')
+    if section.rows:
+        rows = "".join(
+            f'<tr><td>{html.escape(name)}</td><td class="number">{html.escape(value)}</td></tr>'
+            for name, value in section.rows
+        )
+        parts.append(f"<table>{rows}</table>")
+    if section.commands:
+        commands = html.escape("\n".join(section.commands))
+        parts.append(f"<pre><code>{commands}</code></pre>")
+    return "\n".join(parts)

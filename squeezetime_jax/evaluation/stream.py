@@ -1,31 +1,42 @@
-"""Scores of frames as they arrive.
+"""Scores of frames as they arrive: from a program, a camera, a network stream or a file.
 
-A window of the latest frames slides along; at every hop the network scores the clip in it. The clip
-is the same as a test clip of a file: the same interval, resize and centre crop.
+A window of the latest frames is scored at every hop. Its clip is the same as a test clip of a file:
+the same interval, resize and centre crop.
 """
 
+import contextlib
 import dataclasses
+import re
 import threading
 from collections.abc import Iterable, Iterator
 
+import av
+import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from squeezetime_jax.data import transforms
+from squeezetime_jax.data.packets import VideoError
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.evaluation.views import RuntimeScorer, Sampling, Scorer
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
-_INTERVAL = 4  # where clips are spread over the whole video, which a stream has not
+# Frame interval of a network whose clips are spread over the whole video: a stream has no length.
+_INTERVAL = 4
+_CAMERA = re.compile(r"camera(?::(\d+))?|/dev/video(\d+)", re.IGNORECASE)
+# Protocols whose frames arrive in real time: those that arrive while the network works are dropped.
+_LIVE = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt", "tcp")
+_TIMEOUT_SECONDS = 10.0
+_SMOOTHING = 0.5  # of `recognise`: weight of the newest window in the running mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """Scores of the window that ends at a moment.
+    """Scores of a window.
 
     Attributes:
       frame: number of the window's last frame, from 0.
-      seconds: of the stream, at that frame.
+      seconds: time of that frame in the stream.
       scores: (classes,), summing to 1.
     """
 
@@ -37,7 +48,7 @@ class Moment:
 class Stream:
     """Takes frames one at a time and gives scores at every hop.
 
-    It holds the window's frames, resized and cropped, and no others.
+    It keeps the window's frames, resized and cropped, and no others.
 
     Example:
       >>> import numpy as np
@@ -53,11 +64,14 @@ class Stream:
       [6, 8, 10]
 
     Args:
-      model: the network; or a scorer that is there already.
+      model: the network, or its scorer.
       sampling: sizes of the clip and its frame interval; by default those of Kinetics.
-      num_frames: frames of a clip; by default the model's, and wanted with a scorer.
+      num_frames: frames of a clip; by default the model's; required with a `RuntimeScorer`.
       hop: frames from one scored window to the next; by default a quarter of the window.
-      smoothing: share of the newest window in a running mean of the scores; 1: each by itself.
+      smoothing: weight of the newest window in the running mean of the scores; 1: no mean.
+
+    Raises:
+      ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -71,12 +85,12 @@ class Stream:
     ) -> None:
         if num_frames is None:
             if isinstance(model, RuntimeScorer):
-                raise ValueError("num_frames is None; wanted the frames of the runtime's clips")
+                raise ValueError("num_frames is required with a RuntimeScorer")
             num_frames = model.config.num_frames
         if hop is not None and hop < 1:
-            raise ValueError(f"hop is {hop}, wanted at least 1 frame")
+            raise ValueError(f"hop must be at least 1 frame, got {hop}")
         if not 0 < smoothing <= 1:
-            raise ValueError(f"smoothing is {smoothing}, wanted above 0 and at most 1")
+            raise ValueError(f"smoothing must be above 0 and at most 1, got {smoothing}")
         self._scorer = Scorer(model) if isinstance(model, SqueezeTime) else model
         self._ring = _Ring((sampling or Sampling()).protocol("1x1", num_frames))
         self._hop = hop or max(self.window // 4, 1)
@@ -86,20 +100,23 @@ class Stream:
 
     @property
     def window(self) -> int:
-        """Frames from the first to the last of a clip."""
+        """Number of source frames from the first to the last of a clip."""
         return len(self._ring.frames)
 
     @property
     def num_frames(self) -> int:
-        """Frames taken in so far."""
+        """Number of frames so far."""
         return self._ring.count
 
     def push(self, frame: UInt8[np.ndarray, "h w 3"], seconds: float = 0.0) -> Moment | None:
-        """Take in the next frame, and score the window if it is due.
+        """Add the next frame; score the window if a hop is complete.
 
         Args:
           frame: RGB, 0..255, upright, of any size.
-          seconds: of the stream, for the answer.
+          seconds: its time in the stream, for the result.
+
+        Returns:
+          The window's scores, or None between two hops.
         """
         self._ring.add(self._ring.prepare(frame), seconds)
         return self._score(*self._ring.clip()) if self._ring.count >= self._due else None
@@ -111,13 +128,12 @@ class Stream:
 
         Args:
           frames: (seconds, RGB frame).
-          live: whether frames come at the pace of the world. They are then read in a thread of
-            their own, and the window moves on while the network works: where it is slower than the
-            source, windows in between are left out and the next one scored is the latest.
-            Otherwise every hop is scored, and the source waits.
+          live: whether frames arrive in real time. They are then read in another thread, and the
+            window moves on while the network works: a network that is slower than the source skips
+            windows and scores the latest. Otherwise every hop is scored, and the source waits.
 
         Raises:
-          Exception: what the source raises.
+          Exception: any that the source raises.
         """
         if not live:
             moments = (self.push(frame, seconds) for seconds, frame in frames)
@@ -140,7 +156,7 @@ class Stream:
 
 
 class _Ring:
-    """The latest frames of a stream, each in the place of the one that has left the window."""
+    """The window's frames; a new frame replaces the oldest."""
 
     def __init__(self, protocol: ViewProtocol) -> None:
         self._protocol = protocol
@@ -160,14 +176,14 @@ class _Ring:
         self._seconds = seconds
 
     def clip(self) -> tuple[UInt8[np.ndarray, "t size size 3"], int, float]:
-        """The frames that make a clip now; number and seconds of the last."""
+        """The clip of the window; number and seconds of its last frame."""
         span = len(self.frames)
         places = (self.count + np.arange(0, span, self._interval)) % span
         return self.frames[places], self.count - 1, self._seconds
 
 
 class _Reader:
-    """Fills a ring from a source in a thread, so that a slow network never holds it up."""
+    """Fills a ring from a source in a thread, so that the source never waits for the network."""
 
     def __init__(self, frames: Iterable[tuple[float, np.ndarray]], ring: _Ring) -> None:
         self._frames, self._ring = frames, ring
@@ -177,7 +193,7 @@ class _Reader:
         threading.Thread(target=self._read, name="stream", daemon=True).start()
 
     def clip(self, due: int) -> tuple[np.ndarray, int, float] | None:
-        """The latest clip once so many frames have come; None if the source ends before."""
+        """The latest clip as soon as `due` frames have arrived; None if the source ends before."""
         with self._changed:
             self._changed.wait_for(lambda: self._ring.count >= due or self._ended)
             if self._ring.count >= due:
@@ -187,7 +203,7 @@ class _Reader:
         return None
 
     def stop(self) -> None:
-        """Leave the source alone from its next frame on."""
+        """Stop reading the source at its next frame."""
         self._ended = True
 
     def _read(self) -> None:
@@ -199,8 +215,91 @@ class _Reader:
                         return
                     self._ring.add(frame, seconds)
                     self._changed.notify()
-        except BaseException as error:  # to be raised where clips are asked for
+        except BaseException as error:  # raised again by `clip`
             self._error = error
         with self._changed:
             self._ended = True
             self._changed.notify()
+
+
+def recognise(
+    scorer: Scorer | RuntimeScorer, location: str, protocol: ViewProtocol
+) -> Iterator[Moment]:
+    """Score the windows of a stream as its frames arrive, smoothed over time, until it ends.
+
+    Args:
+      scorer: the network.
+      location: `camera`, `camera:1`, `/dev/video1`, or a URL that FFmpeg opens.
+      protocol: sizes of the clip; the number of views is not used.
+
+    Raises:
+      VideoError: the stream cannot be opened, or ends before one window is full.
+    """
+    stream = Stream(
+        scorer,
+        sampling=Sampling.of(protocol),
+        num_frames=protocol.num_frames,
+        smoothing=_SMOOTHING,
+    )
+    is_live = bool(_CAMERA.fullmatch(location)) or location.split(":")[0].lower() in _LIVE
+    yield from stream.follow(_frames(location), live=is_live)
+    if stream.num_frames < stream.window:
+        raise VideoError(
+            f"{location}: ended after {stream.num_frames} frames, fewer than the {stream.window}"
+            " of a clip; give a longer stream, or the file without `file://`"
+        )
+
+
+def _frames(location: str) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+    """(seconds, RGB frame) of a stream."""
+    camera = _CAMERA.fullmatch(location)
+    if camera:
+        yield from _camera_frames(location, int(camera[1] or camera[2] or 0))
+        return
+    try:
+        # The user named this address: unlike paths in lists, it may be on the network.
+        with av.open(location, timeout=_TIMEOUT_SECONDS) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "SLICE"
+            for frame in container.decode(stream):
+                yield float(frame.time or 0.0), frame.to_ndarray(format="rgb24")
+    except IndexError:
+        raise VideoError(f"{location}: no video stream found; check the address") from None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(
+            f"{location}: cannot be read ({reason}); check the address and that its server runs"
+        ) from error
+
+
+def _camera_frames(location: str, number: int) -> Iterator[tuple[float, np.ndarray]]:
+    # OpenCV, not PyAV: it opens cameras by number on Linux, macOS and Windows alike.
+    with _silent_opencv():
+        camera = cv2.VideoCapture(number)
+    try:
+        if not camera.isOpened():
+            raise VideoError(
+                f"{location}: camera {number} not found; connect it, allow access to it, or give"
+                " another number (camera:1), a file or a stream's URL"
+            )
+        start = cv2.getTickCount()
+        while True:
+            is_read, image = camera.read()
+            if not is_read:
+                raise VideoError(f"{location}: no more frames; check that it is still connected")
+            seconds = (cv2.getTickCount() - start) / cv2.getTickFrequency()
+            yield seconds, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    finally:
+        camera.release()
+
+
+@contextlib.contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """Without OpenCV's own messages about a missing camera; ours is one line."""
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)

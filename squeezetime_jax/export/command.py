@@ -19,8 +19,7 @@ from squeezetime_jax.data.workers import progress_bar
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import inputs
 from squeezetime_jax.evaluation.labels import class_names
-from squeezetime_jax.evaluation.predict import read_ahead
-from squeezetime_jax.evaluation.predict_command import Choices
+from squeezetime_jax.evaluation.predict import Choices, read_ahead
 from squeezetime_jax.export.check import Check, Reference, check
 from squeezetime_jax.export.manifest import Dtype, Format, manifest_path
 from squeezetime_jax.export.runtimes import open_runtime

@@ -3,7 +3,7 @@
 import os
 
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation.predict_command import Exported
+from squeezetime_jax.evaluation.predict import Exported
 from squeezetime_jax.evaluation.views import Sampling
 from squeezetime_jax.export.manifest import read_manifest
 from squeezetime_jax.export.runtimes import open_runtime

@@ -70,7 +70,7 @@ def test_pictures_are_written_whole_or_refused(tmp_path: Path) -> None:
     path = pictures.save_figure(figure, tmp_path / "new" / "a.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
-    with pytest.raises(UserError, match=r"a\.txt: is not named like a picture"):
+    with pytest.raises(UserError, match=r"a\.txt: not the name of a picture"):
         pictures.save_figure(figure, tmp_path / "a.txt")
 
 

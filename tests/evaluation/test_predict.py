@@ -12,9 +12,10 @@ from small import SAMPLING
 
 import squeezetime_jax as st
 from squeezetime_jax.data.embedded import motion, scenes
-from squeezetime_jax.data.video import VideoError, stream
+from squeezetime_jax.data.video import VideoError
+from squeezetime_jax.data.video import stream as decoded
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation import inputs, live, predict
+from squeezetime_jax.evaluation import inputs, predict, stream
 from squeezetime_jax.evaluation.views import Scorer
 
 
@@ -48,10 +49,10 @@ def test_a_video_that_cannot_be_read_does_not_stop_the_others(
     good = str(videos / "test" / "moving_up" / "00003.mp4")
     paths = [good, str(tmp_path / "broken.mp4"), good]
     readings = predict.read_ahead(paths, SAMPLING.protocol("1x1", 4))
-    found = [prediction for prediction, _ in predict.predict_all(Scorer(model), readings)]
-    assert [prediction.path for prediction in found] == paths
+    found = list(predict.predict_all(Scorer(model), readings))
+    assert [prediction.reading.path for prediction in found] == paths
     assert [prediction.scores is None for prediction in found] == [False, True, False]
-    assert "broken.mp4: not readable as a video" in found[1].error
+    assert "broken.mp4: not readable as a video" in found[1].reading.error
 
 
 def test_a_path_that_arrives_is_answered_before_the_next_one(
@@ -82,9 +83,9 @@ def test_words_become_paths(videos: Path, tmp_path: Path) -> None:
 
 def test_a_folder_or_pattern_without_videos_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match="found no video in this folder"):
+    with pytest.raises(UserError, match="no video found in this folder"):
         list(inputs.expand([str(tmp_path)], []))
-    with pytest.raises(UserError, match="no file fits the pattern"):
+    with pytest.raises(UserError, match="no file matches this pattern"):
         list(inputs.expand([f"{tmp_path}/*.mp4"], []))
 
 
@@ -106,11 +107,11 @@ def long_video(tmp_path: Path) -> Path:
 
 def test_a_stream_is_scored_window_by_window(model: st.SqueezeTime, long_video: Path) -> None:
     protocol, scorer = SAMPLING.protocol("1x1", 4), Scorer(model)
-    found = list(live.recognise(scorer, long_video.as_uri(), protocol))
+    found = list(stream.recognise(scorer, long_video.as_uri(), protocol))
     # A window of 7 frames, moved on by 1.
     assert [moment.frame for moment in found] == list(range(6, 20))
     assert found[0].seconds == pytest.approx(6 / 25)
-    frames = np.stack(list(stream(long_video)))
+    frames = np.stack(list(decoded(long_video)))
     windows = [frames[end - 6 : end + 1 : 2] for end in (6, 7)]
     first, second = (np.asarray(scorer.scores(w[None, None])[0]) for w in windows)
     np.testing.assert_allclose(found[0].scores, first, atol=1e-6)
@@ -128,12 +129,12 @@ def test_a_stream_over_the_network(model: st.SqueezeTime, long_video: Path) -> N
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         found = list(
-            live.recognise(Scorer(model), f"{address}/long.mp4", SAMPLING.protocol("1x1", 4))
+            stream.recognise(Scorer(model), f"{address}/long.mp4", SAMPLING.protocol("1x1", 4))
         )
         assert len(found) == 14
         with pytest.raises(VideoError, match=r"nothing\.mp4: cannot be read"):
             next(
-                live.recognise(Scorer(model), f"{address}/nothing.mp4", SAMPLING.protocol("1x1", 4))
+                stream.recognise(Scorer(model), f"{address}/nothing.mp4", SAMPLING.protocol("1x1", 4))
             )
         server.shutdown()
 
@@ -142,11 +143,11 @@ def test_a_stream_too_short_for_a_clip(model: st.SqueezeTime, tmp_path: Path) ->
     path = tmp_path / "short.mp4"
     scenes.encode(path, np.zeros((3, 32, 32, 3), np.uint8))
     with pytest.raises(VideoError, match="ended after 3 frames, fewer than the 7"):
-        list(live.recognise(Scorer(model), path.as_uri(), SAMPLING.protocol("1x1", 4)))
+        list(stream.recognise(Scorer(model), path.as_uri(), SAMPLING.protocol("1x1", 4)))
 
 
 @pytest.mark.skipif(os.path.exists("/dev/video9"), reason="this machine has ten cameras")
 def test_no_camera_is_one_line(model: st.SqueezeTime, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(VideoError, match="found no camera number 9"):
-        next(live.recognise(Scorer(model), "camera:9", SAMPLING.protocol("1x1", 4)))
+    with pytest.raises(VideoError, match="camera 9 not found"):
+        next(stream.recognise(Scorer(model), "camera:9", SAMPLING.protocol("1x1", 4)))
     assert capfd.readouterr().err == ""
