@@ -1,6 +1,6 @@
 r"""The network of the ablations at a scale that two processor cores train in a minute or two.
 
-    python experiments/table1_branches.py --scale demo --workdir runs/tables
+    python experiments/tables.py run 1 --scale demo --workdir runs/tables
     squeezetime train --config configs/ablation.py --workdir runs/one --config.model.branches=tfc
 
 Tables: 1 to 5, each row as a change of this network, on the embedded motion data set.

@@ -1,15 +1,16 @@
-"""Start a training run where it is to run.
+"""Start a command of `squeezetime` on this machine, on SLURM, on a TPU slice or on GKE.
 
-    python experiments/launch.py local -- TRAIN
-    python experiments/launch.py processes --num-processes 2 -- TRAIN
-    python experiments/launch.py slurm --nodes 2 --setup '. venv/bin/activate' -- TRAIN
-    python experiments/launch.py tpu NAME --zone ZONE --setup 'cd squeezetime_jax' -- TRAIN
-    python experiments/launch.py xpk NAME --cluster C --tpu-type TYPE --docker-image I -- TRAIN
+    python experiments/launch.py local -- COMMAND
+    python experiments/launch.py processes --num-processes 2 -- COMMAND
+    python experiments/launch.py slurm --nodes 2 --setup '. venv/bin/activate' -- COMMAND
+    python experiments/launch.py tpu NAME --zone ZONE --setup 'cd squeezetime_jax' -- COMMAND
+    python experiments/launch.py xpk NAME --cluster C --tpu-type TYPE --docker-image I -- COMMAND
 
-TRAIN is what `squeezetime train` takes, such as `--config configs/k400.py --workdir runs/k400`; the
-working directory has to be one that all hosts see. With `--dry-run` before the two dashes, what
-would be run is printed and nothing is started. The clusters' own tools (`sbatch`, `gcloud`, `xpk`)
-have to be installed where this runs.
+COMMAND is a subcommand and its arguments, such as `train --config configs/k400.py --workdir
+runs/k400` or `eval --config k400 --checkpoint runs/k400`; without a subcommand it is `train`. The
+working directory must be visible to all hosts. `--dry-run` before the two dashes prints the script
+or the commands and starts nothing. The clusters' own tools (`sbatch`, `gcloud`, `xpk`) must be
+installed where this runs.
 """
 
 import argparse
@@ -27,50 +28,61 @@ from types import FrameType
 
 from squeezetime_jax.errors import UserError
 
-MODULE = ("-m", "squeezetime_jax", "train")
-# Seconds before a job's time is up at which SLURM warns it: enough to save and to leave.
-WARNING_SECONDS = 120
+PLACES = ("local", "processes", "slurm", "tpu", "xpk")
+QUEUES = ("slurm", "xpk")  # places where a job is submitted, and runs later
+PROGRAM = [sys.executable, "-m", "squeezetime_jax"]
+_ON_MANY_PROCESSES = ("train", "eval")
+# Seconds before a job's time is up at which SLURM warns it: enough to save and exit.
+_WARNING_SECONDS = 120
 _PREEMPTED = 128 + signal.SIGTERM
 
 
-def train_command(arguments: Sequence[str], python: str = "python") -> list[str]:
-    """The command that trains, as words."""
-    return [python, *MODULE, *arguments]
+def with_subcommand(words: Sequence[str]) -> list[str]:
+    """The words after the two dashes, beginning with a subcommand."""
+    has_subcommand = bool(words) and not words[0].startswith("-")
+    return [*words] if has_subcommand else ["train", *words]
 
 
-def workdir_of(arguments: Sequence[str]) -> str:
-    """The value of `--workdir`.
+def check_words(args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Check the command before it waits in a queue.
 
     Raises:
-      UserError: there is none, or no `--config`.
+      UserError: `train` without a config or working directory, or a command that runs in one
+        process on several.
     """
+    if words[0] == "train":
+        _option(words, "config")
+        _option(words, "workdir")
+    slurm_processes = args.nodes * max(args.gpus_per_node, 1) if args.where == "slurm" else 0
+    is_single = args.where == "local" or slurm_processes == 1
+    if words[0] not in _ON_MANY_PROCESSES and not is_single:
+        raise UserError(
+            f"{words[0]}: runs in one process, and `{args.where}` starts several; use `local` or"
+            " `slurm --nodes 1 --gpus-per-node 1`"
+        )
+
+
+def _option(words: Sequence[str], name: str) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config")
-    parser.add_argument("--workdir")
+    parser.add_argument(f"--{name}")
     try:
-        known, _ = parser.parse_known_args(list(arguments))
+        value = getattr(parser.parse_known_args(list(words))[0], name)
     except argparse.ArgumentError as error:
         raise UserError(f"after the two dashes: {error}") from error
-    for name in ("config", "workdir"):
-        if not getattr(known, name):
-            raise UserError(
-                f"after the two dashes --{name} is missing; for example `-- --config "
-                "configs/k400.py --workdir runs/k400`"
-            )
-    return known.workdir
+    if not value:
+        raise UserError(
+            f"after the two dashes --{name} is missing; for example `-- train --config"
+            " configs/k400.py --workdir runs/k400`"
+        )
+    return value
 
 
-def local_commands(args: argparse.Namespace, train: Sequence[str]) -> list[list[str]]:
-    """One process, which drives every device of this machine."""
-    return [train_command(train, sys.executable)]
-
-
-def process_commands(args: argparse.Namespace, train: Sequence[str]) -> list[list[str]]:
+def process_commands(args: argparse.Namespace, words: Sequence[str]) -> list[list[str]]:
     """Processes of this machine that find each other over the loopback device."""
     port = args.port or free_port()
     return [
         [
-            *train_command(train, sys.executable),
+            *(*PROGRAM, *words),
             f"--coordinator=127.0.0.1:{port}",
             f"--num-hosts={args.num_processes}",
             f"--host-id={number}",
@@ -80,7 +92,7 @@ def process_commands(args: argparse.Namespace, train: Sequence[str]) -> list[lis
 
 
 def process_environments(args: argparse.Namespace) -> list[dict[str, str]]:
-    """What each process has in its environment beside this one's: its share of the GPUs."""
+    """Environment variables of each process: its share of the GPUs."""
     share = args.gpus_per_process
     return [
         {"CUDA_VISIBLE_DEVICES": ",".join(str(number * share + i) for i in range(share))}
@@ -90,13 +102,13 @@ def process_environments(args: argparse.Namespace) -> list[dict[str, str]]:
     ]
 
 
-def slurm_script(args: argparse.Namespace, train: Sequence[str]) -> str:
-    """A batch script: one process for each GPU (what JAX expects on SLURM), or for each node.
+def slurm_script(args: argparse.Namespace, words: Sequence[str]) -> str:
+    """A batch script: one process for each GPU (as JAX expects on SLURM), or for each node.
 
-    SLURM warns the job before its time is up; the run then saves and leaves with the status of
-    SIGTERM, and the job is put into the queue again, where the same command goes on.
+    SLURM warns the job before its time is up; a training run then saves and exits with the status
+    of SIGTERM, and the job is put back into the queue, where the same command resumes.
     """
-    name = Path(workdir_of(train)).name
+    name = Path(_option(words, "workdir")).name if words[0] == "train" else words[0]
     options = {
         "job-name": args.name or name,
         "nodes": args.nodes,
@@ -106,14 +118,14 @@ def slurm_script(args: argparse.Namespace, train: Sequence[str]) -> str:
         "time": args.time,
         "partition": args.partition,
         "account": args.account,
-        "signal": f"TERM@{WARNING_SECONDS}",
+        "signal": f"TERM@{_WARNING_SECONDS}",
         "open-mode": "append",
         "output": args.output or f"{name}-%j.log",
     }
     given = {name: value for name, value in options.items() if value is not None}
     header = [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in given.items()]
-    # srun does not take over the job's cores for each task (since SLURM 22.05). A minute after the
-    # first process has ended, the others are.
+    # srun does not inherit the job's cores per task (since SLURM 22.05). It ends the other tasks a
+    # minute after the first has ended.
     cores = f" --cpus-per-task={args.cpus_per_task}" if args.cpus_per_task else ""
     lines = [
         "#!/bin/bash",
@@ -122,7 +134,7 @@ def slurm_script(args: argparse.Namespace, train: Sequence[str]) -> str:
         "set -e",
         *args.setup,
         "status=0",
-        f"srun --wait=60{cores} {shlex.join(train_command(train))} || status=$?",
+        f"srun --wait=60{cores} {shlex.join(['python', *PROGRAM[1:], *words])} || status=$?",
         f'if [ "$status" -eq {_PREEMPTED} ]; then',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "fi",
@@ -131,17 +143,17 @@ def slurm_script(args: argparse.Namespace, train: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tpu_command(args: argparse.Namespace, train: Sequence[str]) -> list[str]:
+def tpu_command(args: argparse.Namespace, words: Sequence[str]) -> list[str]:
     """The same command on every host of a TPU slice, over ssh."""
-    parts = [*args.setup, shlex.join([*train_command(train, "python3"), "--distributed"])]
+    parts = [*args.setup, shlex.join(["python3", *PROGRAM[1:], *words, "--distributed"])]
     command = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", args.name, f"--zone={args.zone}"]
     command += [f"--project={args.project}"] if args.project else []
     return [*command, "--worker=all", f"--command={' && '.join(parts)}"]
 
 
-def xpk_command(args: argparse.Namespace, train: Sequence[str]) -> list[str]:
-    """A workload on a GKE cluster that xpk looks after."""
-    parts = [*args.setup, shlex.join([*train_command(train), "--distributed"])]
+def xpk_command(args: argparse.Namespace, words: Sequence[str]) -> list[str]:
+    """A workload on a GKE cluster that xpk manages."""
+    parts = [*args.setup, shlex.join(["python", *PROGRAM[1:], *words, "--distributed"])]
     command = ["xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}"]
     command += [f"--tpu-type={args.tpu_type}", f"--num-slices={args.num_slices}"]
     command += [f"--docker-image={args.docker_image}"]
@@ -152,7 +164,7 @@ def xpk_command(args: argparse.Namespace, train: Sequence[str]) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A port of this machine that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -163,7 +175,7 @@ def run_together(
 ) -> int:
     """Run commands side by side; when one fails, the others are stopped.
 
-    SIGTERM is passed on, so that the run saves where it stands.
+    SIGTERM is passed on, so that a training run saves its state.
 
     Returns:
       0, or the first failure's status.
@@ -177,7 +189,7 @@ def run_together(
         for process in processes:
             process.send_signal(number)
 
-    # A terminal sends SIGINT to all of them itself.
+    # A terminal itself sends SIGINT to all of them.
     handlers = {signal.SIGTERM: pass_on, signal.SIGINT: signal.SIG_IGN}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
@@ -190,7 +202,7 @@ def run_together(
 
 
 def _wait_for_all(processes: Sequence[subprocess.Popen], patience: float = 30.0) -> int:
-    """Until all have ended; after a failure, those that do not end by themselves are left."""
+    """Wait until all have ended, or until `patience` seconds after the first failure."""
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -198,17 +210,12 @@ def _wait_for_all(processes: Sequence[subprocess.Popen], patience: float = 30.0)
             deadline = time.monotonic() + patience
     ended = [process.returncode for process in processes if process.returncode]
     status = (_failures(processes) or ended or [0])[0]
-    return status if status >= 0 else 128 - status  # ended by a signal, as a shell says it
+    return status if status >= 0 else 128 - status  # ended by a signal: the status of a shell
 
 
 def _failures(processes: Sequence[subprocess.Popen]) -> list[int]:
-    """Statuses of those that ended badly; one that was asked to stop has not."""
+    """Statuses of those that failed; to stop after SIGTERM is no failure."""
     return [p.returncode for p in processes if p.returncode not in (None, 0, _PREEMPTED)]
-
-
-def submit(script: str) -> int:
-    """Hand a script to SLURM."""
-    return subprocess.run([tool("sbatch")], input=script, text=True, check=False).returncode
 
 
 def tool(name: str) -> str:
@@ -225,6 +232,19 @@ def tool(name: str) -> str:
     return path
 
 
+def queued_jobs(name: str) -> str:
+    """The user's SLURM jobs of a name that wait or run, as "ID STATE, ..."; empty if none.
+
+    Raises:
+      UserError: SLURM's `squeue` is missing or fails, so a second job could be started.
+    """
+    command = [tool("squeue"), "--me", "--noheader", f"--name={name}", "--format=%i %T"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"squeue: failed with status {done.returncode}: {done.stderr.strip()}")
+    return ", ".join(done.stdout.split("\n")).strip(", ")
+
+
 def shown(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]) -> str:
     """Commands as lines for a shell."""
     lines = []
@@ -234,22 +254,31 @@ def shown(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str,
     return "\n".join(lines) + "\n"
 
 
-def start(args: argparse.Namespace, train: Sequence[str]) -> int:
-    """Print or start what the arguments ask for."""
-    workdir_of(train)
+def start(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Print or start a command.
+
+    Args:
+      args: of `parser()`, the words before the two dashes.
+      words: those after them.
+
+    Returns:
+      The exit status, where the command ends here; else that of the submission.
+    """
+    words = with_subcommand(words)
+    check_words(args, words)
     if args.where == "slurm":
-        script = slurm_script(args, train)
+        script = slurm_script(args, words)
         if args.dry_run:
             print(script, end="")
             return 0
-        return submit(script)
-    makers: dict[str, Callable[..., list[list[str]]]] = {
-        "local": local_commands,
-        "processes": process_commands,
-        "tpu": lambda *both: [tpu_command(*both)],
-        "xpk": lambda *both: [xpk_command(*both)],
+        return subprocess.run([tool("sbatch")], input=script, text=True, check=False).returncode
+    makers: dict[str, Callable[[], list[list[str]]]] = {
+        "local": lambda: [[*PROGRAM, *words]],
+        "processes": lambda: process_commands(args, words),
+        "tpu": lambda: [tpu_command(args, words)],
+        "xpk": lambda: [xpk_command(args, words)],
     }
-    commands = makers[args.where](args, train)
+    commands = makers[args.where]()
     environments = process_environments(args) if args.where == "processes" else [{}]
     if args.dry_run:
         print(shown(commands, environments), end="")
@@ -259,20 +288,21 @@ def start(args: argparse.Namespace, train: Sequence[str]) -> int:
     return run_together(commands, environments)
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argument's type: a whole number from `least` on."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The `type` of an argument: a whole number of at least `minimum`."""
 
     def number(word: str) -> int:
-        value = int(word)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{word} is below {least}")
-        return value
+        if not word.isdecimal() or int(word) < minimum:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {minimum}, got {word!r}"
+            )
+        return int(word)
 
     return number
 
 
 def parser() -> argparse.ArgumentParser:
-    """What stands before the two dashes."""
+    """The command line before the two dashes."""
     top = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -295,7 +325,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = place("slurm", "a job of a SLURM cluster")
     sub.add_argument("--nodes", type=at_least(1), default=1)
-    sub.add_argument("--gpus-per-node", type=at_least(0), default=8, help="0: processors alone")
+    sub.add_argument("--gpus-per-node", type=at_least(0), default=8, help="0: CPUs only")
     sub.add_argument("--cpus-per-task", type=at_least(1), help="cores of each process")
     sub.add_argument("--time", metavar="HH:MM:SS", help="default: the partition's")
     sub.add_argument("--partition")
@@ -319,13 +349,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Split the command line at the two dashes and start the run."""
-    words = list(sys.argv[1:] if argv is None else argv)
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before and after the two dashes."""
+    words = list(argv)
     middle = words.index("--") if "--" in words else len(words)
-    args = parser().parse_args(words[:middle])
+    return words[:middle], words[middle + 1 :]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Start the command after the two dashes where the words before them say."""
+    before, after = split(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(before)
     try:
-        return start(args, words[middle + 1 :])
+        return start(args, after)
     except UserError as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 1

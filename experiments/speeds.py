@@ -4,59 +4,62 @@ import dataclasses
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from launch import PROGRAM
+from paper import Row, Table
+from runs import Run, Settings, run_of
+
 from squeezetime_jax.bench.command import machine
 from squeezetime_jax.files import write_whole
-from squeezetime_jax.model.config import SqueezeTimeConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """A network that is timed, and on what.
+def timed_run(table: Table, row: Row, settings: Settings) -> Run:
+    """The run whose network and clip are timed."""
+    scale = "paper" if table.paper_network else settings.scale
+    return run_of(table, row, dataclasses.replace(settings, scale=scale))
 
-    Attributes:
-      network: what is timed.
-      side: of its clips, in pixels.
-      ways: "runtime dtype", as `squeezetime bench` names them.
-    """
 
-    network: SqueezeTimeConfig
-    side: int
-    ways: tuple[str, ...]
+def bench_command(table: Table, row: Row, settings: Settings) -> list[str]:
+    """The benchmark of a row, as words."""
+    run = timed_run(table, row, settings)
+    names = ("depth", "width", "num_frames", "num_classes")
+    variant = ",".join(f"{name}={getattr(run.network(), name)}" for name in names)
+    runtimes, dtypes = (sorted({way.split()[i] for way in table.runtimes}) for i in (0, 1))
+    words = ["--json", "--variant", variant, "--size", str(run.side()), str(run.side())]
+    return [*PROGRAM, "bench", *words, "--runtime", *runtimes, "--dtype", *dtypes]
 
-    @property
-    def command(self) -> list[str]:
-        """The benchmark as words."""
-        names = ("depth", "width", "num_frames", "num_classes")
-        variant = ",".join(f"{name}={getattr(self.network, name)}" for name in names)
-        runtimes, dtypes = (sorted({way.split()[place] for way in self.ways}) for place in (0, 1))
-        words = ["--json", "--variant", variant, "--size", str(self.side), str(self.side)]
-        words += ["--runtime", *runtimes, "--dtype", *dtypes]
-        return [sys.executable, "-m", "squeezetime_jax", "bench", *words]
 
-    def file(self, folder: Path) -> Path:
-        """Where what was measured lies."""
-        network = f"r{self.network.depth}_w{self.network.width:g}_t{self.network.num_frames}"
-        return folder / "speed" / f"{network}_{self.side}.json"
+def speed_file(table: Table, row: Row, settings: Settings) -> Path:
+    """Where the measurements of a row lie."""
+    run = timed_run(table, row, settings)
+    network = run.network()
+    name = f"r{network.depth}_w{network.width:g}_t{network.num_frames}_{run.side()}.json"
+    return settings.folder / "speed" / name
 
-    def found(self, folder: Path) -> dict[str, dict[str, Any]]:
-        """What was measured on this machine, by way; empty before it was."""
-        try:
-            measured = json.loads(self.file(folder).read_text())
-        except FileNotFoundError:
-            return {}
-        if measured["machine"] != machine():  # times of two machines are not compared
-            return {}
-        return {f"{row['runtime']} {row['dtype']}": row for row in measured["rows"]}
 
-    def measure(self, folder: Path, *, dry_run: bool = False) -> None:
-        """Measure, unless it was done; a runtime that is not installed is left out."""
+def measured(table: Table, row: Row, settings: Settings) -> dict[str, dict[str, Any]]:
+    """What was measured of a row on this machine, by "runtime dtype"; empty before it was."""
+    if not table.runtimes:
+        return {}
+    try:
+        found = json.loads(speed_file(table, row, settings).read_text())
+    except FileNotFoundError:
+        return {}
+    if found["machine"] != machine():  # times of two machines are not compared
+        return {}
+    return {f"{each['runtime']} {each['dtype']}": each for each in found["rows"]}
+
+
+def measure(table: Table, settings: Settings, *, dry_run: bool = False) -> None:
+    """Time every row that was not timed; a runtime that is not installed is left out."""
+    for row in table.rows if table.runtimes else ():
+        command = bench_command(table, row, settings)
         if dry_run:
-            print(shlex.join(self.command))
-        elif not self.found(folder):
-            done = subprocess.run(self.command, stdout=subprocess.PIPE, text=True)
+            print(shlex.join(command))
+        elif not measured(table, row, settings):
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             if done.returncode == 0:
-                write_whole(self.file(folder), done.stdout.splitlines()[-1] + "\n")
+                path = speed_file(table, row, settings)
+                write_whole(path, done.stdout.splitlines()[-1] + "\n")

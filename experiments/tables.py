@@ -1,144 +1,168 @@
-"""A table of the paper as rows of runs.
+"""The paper's tables: what their runs would cost, the runs themselves, and their results.
 
-Every `table*.py` declares a `Table` for `fill_table.main`. At scale "paper" a row is trained (or,
-with `--weights`, evaluated) on the paper's data; at scale "demo" the same change is made to the
-network of configs/ablation.py, on the embedded motion videos, over several seeds.
+    python experiments/tables.py plan   [TABLE...] [--scale demo|paper] [--seeds N] ...
+    python experiments/tables.py run    [TABLE...] [--scale demo|paper] [--devices PLACE] ...
+    python experiments/tables.py report [TABLE...] [--scale demo|paper] [--workdir DIR]
+
+TABLE is 1 to 11 or figure1; without one, all. `plan` prints every command with its estimated cost
+and starts nothing. `run` trains and evaluates what is not done yet, resuming what was interrupted,
+and writes the tables. `report` writes the tables and one page of them from the results so far.
+Words after two dashes, `-- --config.FIELD=VALUE ...`, change fields of every run, such as where the
+data are.
 """
 
+import argparse
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from runs import Run
-from speeds import Timed
+import launch
+import report
+import speeds
+import sweep
+from paper import SCALES, SEEDS, TABLES, Table
+from runs import Settings, ordered, runs_of
 
-from squeezetime_jax.files import write_whole
+from squeezetime_jax.data.embedded import motion
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.training import config
 
-SCALES = ("demo", "paper")
-TOP = {"top-1": "top1", "top-5": "top5"}
+
+def parser() -> argparse.ArgumentParser:
+    """The command line before the two dashes."""
+    top = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    summaries = {
+        "plan": "print every command with its estimated cost; start nothing",
+        "run": "train and evaluate what is not done yet, and write the tables",
+        "report": "write the tables and one page of them from the results so far",
+    }
+    for name, summary in summaries.items():
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("tables", nargs="*", metavar="TABLE", help="1 to 11, figure1; default all")
+        sub.add_argument("--scale", choices=SCALES, default="demo", help="default: demo")
+        sub.add_argument("--workdir", type=Path, default=Path("runs/tables"), metavar="DIR")
+        if name == "report":
+            continue
+        sub.add_argument(
+            "--seeds", type=launch.at_least(1), help="runs of each row; default 3, 1 for paper"
+        )
+        sub.add_argument(
+            "--devices",
+            default="local",
+            metavar="PLACE",
+            help="where to train, as launch.py takes it: local, 'slurm --nodes 2', ...",
+        )
+        sub.add_argument(
+            "--from", dest="start", default="", metavar="CKPT", help="weights to start from"
+        )
+        sub.add_argument("--weights", default="", metavar="CKPT", help="evaluate, train nothing")
+    return top
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of a table.
+def chosen_tables(names: Sequence[str]) -> list[Table]:
+    """The tables of the names on the command line, in the paper's order; all without a name.
 
-    Attributes:
-      name: as the table shows it.
-      fields: of the config that differ from the table's network.
-      demo: the same at scale "demo", where they are others.
-      paper: the paper's figures, by column, in percent; "parameters" in millions and
-        "multiply-adds" in thousands of millions.
+    Raises:
+      UserError: there is no table of a name.
     """
-
-    name: str
-    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    demo: Mapping[str, Any] | None = None
-    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def at(self, scale: str) -> Mapping[str, Any]:
-        """The fields at a scale."""
-        return self.demo if scale == "demo" and self.demo is not None else self.fields
+    known = [number for table in TABLES for number in table.numbers]
+    for name in names:
+        if name not in known:
+            raise UserError(f"TABLE: expected one of {', '.join(known)}, got {name!r}")
+    return [table for table in TABLES if not names or set(names) & set(table.numbers)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choices:
-    """What the command line says.
+def config_fields(words: Sequence[str]) -> Mapping[str, str]:
+    """The fields after the two dashes.
 
-    Attributes:
-      scale: "demo" or "paper".
-      seeds: of each row.
-      start: weights that the runs start from, instead of runs of this project.
-      weights: a checkpoint to evaluate instead of training.
-      extra: further fields of the config, such as where the data are.
-      workdir: where runs, tables and pictures go.
+    Raises:
+      UserError: a word is something else.
     """
-
-    scale: str = "demo"
-    seeds: int = 1
-    start: str = ""
-    weights: str = ""
-    extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    workdir: Path = Path("runs/tables")
-
-    def remember(self, name: str) -> None:
-        """Note what a table was asked for, for the report to look for the same runs."""
-        fields = {**dataclasses.asdict(self), "workdir": ""}
-        write_whole(self.workdir / self.scale / f"{name}.json", json.dumps(fields) + "\n")
-
-    @classmethod
-    def remembered(cls, name: str, scale: str, workdir: Path) -> "Choices | None":
-        """What a table was last asked for; None if it never was."""
-        path = workdir / scale / f"{name}.json"
-        if not path.exists():
-            return None
-        return cls(**{**json.loads(path.read_text()), "workdir": workdir})
+    fields = {}
+    for word in words:
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not word.startswith("--config.") or not equals:
+            raise UserError(f"after the two dashes: expected --config.FIELD=VALUE, got {word!r}")
+        fields[name] = value
+    return fields
 
 
-MakeRun = Callable[[Row, Choices, int], Run]
-
-
-def kinetics400(row: Row, choices: Choices, seed: int) -> Run:
-    """A network of the ablations: pre-trained on ImageNet and trained on Kinetics-400, or small."""
-    if choices.scale == "demo":
-        return small(row, choices, seed)
-    network = {name: row.fields[name] for name in row.fields if name.startswith("model.")}
-    start = choices.start or Run(config="imagenet1k", fields=network, evaluated=False)
-    return Run(
-        config="k400:paper",
-        fields=row.fields,
-        where=choices.extra,
-        seed=seed,
-        start=start,
-        views="10x3",
-        weights=choices.weights,
+def settings_of(args: argparse.Namespace, fields: Mapping[str, str]) -> Settings:
+    """The settings of all tables on the command line."""
+    return Settings(
+        scale=args.scale,
+        seeds=args.seeds or (1 if args.weights else SEEDS[args.scale]),
+        start=args.start,
+        weights=args.weights,
+        extra=fields,
+        workdir=args.workdir,
     )
 
 
-def small(row: Row, choices: Choices, seed: int) -> Run:
-    """A small network on the embedded motion videos, which all runs of a folder share."""
-    videos = choices.workdir.absolute() / "demo" / "videos"
-    where = {"data.train": videos / "train.txt", "data.test": videos / "test.txt", **choices.extra}
-    start = choices.start or None
-    return Run(config="ablation", fields=row.at("demo"), where=where, seed=seed, start=start)
+def plan(tables: Sequence[Table], settings: Settings, place: str) -> None:
+    """Print the commands of the runs and benchmarks that are left, and what they cost."""
+    runs = [run for table in tables for run in runs_of(table, settings)]
+    sweep.print_plan(runs, settings.folder, place)
+    for table in tables:
+        speeds.measure(table, settings, dry_run=True)
 
 
-def on_kinetics400(choices: Choices) -> Run | str:
-    """What the networks of the other data sets start from: given weights, or Table 1's network."""
-    plain = dataclasses.replace(choices, extra={}, weights="")
-    return choices.start or kinetics400(Row(name="SqueezeTime"), plain, 0)
+def run(tables: Sequence[Table], settings: Settings, place: str) -> int:
+    """Do the runs and benchmarks that are left, and write the tables.
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table of the paper.
-
-    Attributes:
-      name: of its script and its files.
-      title: what it compares.
-      rows: from top to bottom as the paper has them.
-      rising: the rows' names from worst to best as the paper has them; empty: it claims no order.
-      metrics: column -> its name in the evaluation; the first is the one that is compared.
-      run: the run of a row for a seed.
-      demo_note: what scale "demo" has otherwise than the paper.
-      note: what stands below it at every scale.
-      timed: which network of a row is timed on this machine; None: none is.
-      seeds: of each row by default, by scale.
+    Returns:
+      The exit status: 1 if a run failed or has not ended.
     """
+    for table in tables:
+        settings.remember(table)
+    runs = [run for table in tables for run in runs_of(table, settings)]
+    if any(run.training.shares_videos for run in ordered(runs)):
+        make_videos(settings)
+    problems = sweep.do_all(runs, settings.folder, place)
+    for table in tables:  # last: times say little while something else runs
+        speeds.measure(table, settings)
+        print(f"\n{report.write_table(table, settings)}")
+        print(f"wrote {settings.folder / table.name}.md, .csv and .png")
+    return 1 if problems else 0
 
-    name: str
-    title: str
-    rows: Sequence[Row]
-    rising: Sequence[str] = ()
-    metrics: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(TOP))
-    run: MakeRun = kinetics400
-    demo_note: str = ""
-    note: str = ""
-    timed: Callable[[Row, Choices], Timed] | None = None
-    seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"demo": 3, "paper": 1})
 
-    def all_runs(self, choices: Choices) -> list[Run]:
-        """Every run of the table, a seed after the other."""
-        seeds = range(choices.seeds)
-        return [self.run(row, choices, seed) for seed in seeds for row in self.rows]
+def make_videos(settings: Settings) -> None:
+    """Make the motion videos of configs/ablation.py, once for all runs."""
+    words = [f"--config.{name}={value}" for name, value in settings.extra.items()]
+    arguments = config.parse_data(config.read(["--config=ablation", *words])).motion
+    print(f"videos: {settings.videos} (made now, or found)", flush=True)
+    with sweep.locked(settings.videos):
+        motion.write_motion_dataset(settings.videos, **dataclasses.asdict(arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Plan, run or report."""
+    before, after = launch.split(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(before)
+    try:
+        tables = chosen_tables(args.tables)
+        fields = config_fields(after)
+        if args.command == "report":
+            found = Settings(scale=args.scale, seeds=SEEDS[args.scale], workdir=args.workdir)
+            path = report.write_page(tables, [found.remembered(table) for table in tables])
+            print(f"wrote {path}")
+            return 0
+        sweep.check_place(args.devices)
+        if args.weights and (args.scale == "demo" or len(tables) > 1 or len(tables[0].rows) > 1):
+            raise UserError("--weights: expected one table of one network, and --scale paper")
+        settings = settings_of(args, fields)
+        if args.command == "run":
+            return run(tables, settings, args.devices)
+        plan(tables, settings, args.devices)
+    except UserError as error:
+        print(f"tables.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
