@@ -16,9 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import bench_inference
 import numpy as np
 from flax import nnx
+from squeezetime_jax.export.runtimes import open_runtime
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
-from squeezetime_jax.export.runtimes import open_runtime
 from squeezetime_jax.export.write import SUFFIXES, export
 
 FILES = {

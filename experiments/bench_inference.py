@@ -26,12 +26,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import jax
 import numpy as np
 from flax import nnx
+from squeezetime_jax.export.runtimes import open_runtime
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
 from squeezetime_jax.bench import worker
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.export.runtimes import open_runtime
 from squeezetime_jax.export.write import SUFFIXES, export
 from squeezetime_jax.model.fused import ACCELERATOR, CPU, EXPORT, Form, fuse, logits
 

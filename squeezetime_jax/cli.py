@@ -10,6 +10,7 @@ from pathlib import Path
 
 from squeezetime_jax.command_line import Argument, arg, build, main, number, subcommand
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.export import FORMATS
 
 __all__ = ["main"]
 
@@ -240,17 +241,11 @@ def _bench(args: argparse.Namespace) -> int:
     "Export a network to LiteRT, ONNX, OpenVINO or StableHLO.",
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
     arg("checkpoint", metavar="CKPT", help=_CHECKPOINT_HELP),
-    arg(
-        "--format",
-        required=True,
-        choices=("stablehlo", "onnx", "litert", "openvino"),
-        metavar="FORMAT",
-        help="stablehlo, onnx, litert (TFLite) or openvino",
-    ),
+    arg("--format", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}"),
     arg(
         "--dtype",
         default="float32",
-        choices=("float32", "float16", "bfloat16", "int8"),
+        metavar="TYPE",
         help="type of the arithmetic; int8 requires --calibrate; default float32",
     ),
     arg("--out", metavar="FILE", help="default: named after checkpoint and dtype, in this folder"),
@@ -276,9 +271,7 @@ def _bench(args: argparse.Namespace) -> int:
         metavar="N",
         help="number of clips to calibrate with; default 128",
     ),
-    arg(
-        "--videos", dest="test", metavar="VIDEOS", help="labelled videos, as in eval: compare top-1"
-    ),
+    arg("--videos", metavar="VIDEOS", help="labelled videos, as in eval: compare top-1"),
     _ROOT,
     _SPLIT,
     _LABELS,
@@ -374,12 +367,10 @@ def _eval(args: argparse.Namespace) -> int:
 )
 def _predict(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.predict import Choices, predict_videos
+    from squeezetime_jax.export import formats
+    from squeezetime_jax.export.runtime import open_exported
 
-    exported = None
-    if Path(args.checkpoint).suffix in (".onnx", ".xml", ".tflite", ".stablehlo"):
-        from squeezetime_jax.export.exported import open_exported
-
-        exported = open_exported(args.checkpoint)
+    exported = open_exported(args.checkpoint) if formats.of_file(args.checkpoint) else None
     return predict_videos(
         args.videos,
         build(Choices, args),

@@ -6,6 +6,7 @@ A process of its own shows its own memory, and what one runtime leaves behind sl
 
 import dataclasses
 import functools
+import importlib
 import json
 import statistics
 import sys
@@ -21,8 +22,8 @@ from jaxtyping import Float
 
 from squeezetime_jax.compilation import inference_options, use_compilation_cache
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.export.packages import needs
-from squeezetime_jax.export.runtimes import open_runtime
+from squeezetime_jax.export import formats
+from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import export
 from squeezetime_jax.memory import give_back_memory
 from squeezetime_jax.model.abstract import abstract_model
@@ -35,12 +36,6 @@ Run = Callable[[Any], Any]
 _WARM_UP = 3
 _LEAST_RUNS = 5
 _CALIBRATION_CLIPS = 4
-_PACKAGES = {
-    "onnx": "onnxruntime",
-    "openvino": "openvino",
-    "litert": "ai_edge_litert.interpreter",
-    "stablehlo": "jax",
-}
 _MAX_BATCH = {"cpu": 16}
 _MAX_BATCH_ELSEWHERE = 1024
 _WORTH_WHILE = 1.03  # the throughput of a batch over that of half of it
@@ -146,8 +141,8 @@ def write(job: Job) -> None:
     export(
         _network(job.config),
         job.file,
-        format=job.runtime,  # type: ignore[arg-type]
-        dtype=job.dtype,  # type: ignore[arg-type]
+        format=job.runtime,
+        dtype=job.dtype,
         height=job.height,
         width=job.width,
         calibration=noise if job.dtype == "int8" else None,
@@ -237,7 +232,9 @@ def _device(job: Job) -> str:
 def _import(job: Job) -> None:
     """Load the runtime, whose code is no part of what a network takes."""
     if job.file:
-        needs(_PACKAGES[job.runtime])
+        format = formats.get(job.runtime)
+        format.require(to_open=not job.write)
+        importlib.import_module(format.runtime)
     if job.cache:
         use_compilation_cache(job.cache)
     jax.devices()

@@ -1,1 +1,4 @@
-"""From the trained network to where it runs: what it costs there."""
+"""Networks as files for phones, CPUs, browsers and other JAX programs: one module a format."""
+
+FORMATS = ("litert", "onnx", "openvino", "stablehlo")
+"""The formats; the module of the same name describes each in its `FORMAT`."""

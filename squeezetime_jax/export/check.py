@@ -1,4 +1,4 @@
-"""How far an exported file is from the network that it was made of."""
+"""How far an exported file is from the network that it was made from."""
 
 import dataclasses
 import functools
@@ -8,34 +8,25 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.export.manifest import Clips
 
-Score = Callable[[UInt8[np.ndarray, "n t h w 3"]], Float[np.ndarray, "n classes"]]
+Score = Callable[[Clips], Float[np.ndarray, "n classes"]]
 
 
-class Reference:
-    """The live network, for raw clips.
-
-    Args:
-      model: the network, in evaluation mode.
-    """
-
-    def __init__(self, model: SqueezeTime) -> None:
-        self._graph, self._state = nnx.split(model)
-
-    def __call__(self, clips: UInt8[np.ndarray, "n t h w 3"]) -> Float[np.ndarray, "n classes"]:
-        """Logits, computed clip by clip: one program, whatever the number."""
-        program = _program()
-        return np.concatenate([program(self._graph, self._state, clip[None]) for clip in clips])
+def reference(model: nnx.Module) -> Score:
+    """The logits of a network in evaluation mode; clip by clip, by one program for any number."""
+    graph, state = nnx.split(model)
+    program = _program()
+    return lambda clips: np.concatenate([program(graph, state, clip[None]) for clip in clips])
 
 
 @functools.cache
 def _program() -> Any:
-    """The compiled network; references of the same sizes share it."""
+    """The compiled network; networks of the same configuration share it."""
     return jax.jit(_logits, static_argnums=0, compiler_options=dict(inference_options()))
 
 
@@ -46,15 +37,15 @@ def _logits(graph: Any, state: Any, clips: UInt8[Array, "n t h w 3"]) -> Float[A
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A comparison of logits; of several batches, the `+` of theirs.
+    """A comparison of logits; the sum of two is that of all their clips.
 
     Attributes:
       num_clips: clips that were compared.
-      num_agreeing: on which both name the same class first.
-      max_difference: the largest difference between logits.
-      max_logit: the network's largest logit, in absolute value.
-      num_right: clips that the file names rightly, where labels are known.
-      num_right_network: clips that the network names rightly.
+      num_agreeing: of them, those with the same best class.
+      max_difference: largest difference between logits.
+      max_logit: largest absolute value of the network's logits.
+      num_right: clips whose best class by the file is right, where labels are known.
+      num_right_network: clips whose best class by the network is right.
     """
 
     num_clips: int = 0
@@ -71,14 +62,14 @@ class Check:
 
     @property
     def agreement(self) -> float:
-        """Share of the clips on which both name the same class first."""
+        """Share of the clips with the same best class."""
         return self.num_agreeing / self.num_clips
 
     def __add__(self, other: "Check") -> "Check":
         return Check(
             self.num_clips + other.num_clips,
             self.num_agreeing + other.num_agreeing,
-            float(np.maximum(self.max_difference, other.max_difference)),  # keeps what is no number
+            float(np.maximum(self.max_difference, other.max_difference)),  # NaN stays NaN
             float(np.maximum(self.max_logit, other.max_logit)),
             self.num_right + other.num_right,
             self.num_right_network + other.num_right_network,
@@ -88,24 +79,24 @@ class Check:
 def check(
     network: Score,
     file: Score,
-    clips: UInt8[np.ndarray, "n t h w 3"],
-    labels: np.ndarray | None = None,
+    clips: Clips,
+    labels: Int[np.ndarray, " n"] | None = None,
 ) -> Check:
-    """Compare a file with the network on clips.
+    """Compare a file with the network.
 
     Args:
       network: the live network.
       file: the opened file.
       clips: RGB, 0..255.
-      labels: (n,) the right classes, if known.
+      labels: the right classes, if known.
     """
-    wanted, found = network(clips), file(clips)
-    best, first = wanted.argmax(axis=1), found.argmax(axis=1)
+    expected, found = network(clips), file(clips)
+    best, best_found = expected.argmax(axis=1), found.argmax(axis=1)
     return Check(
         len(clips),
-        int((best == first).sum()),
-        float(np.abs(wanted - found).max()),
-        float(np.abs(wanted).max()),
-        0 if labels is None else int((first == labels).sum()),
+        int((best == best_found).sum()),
+        float(np.abs(expected - found).max()),
+        float(np.abs(expected).max()),
+        0 if labels is None else int((best_found == labels).sum()),
         0 if labels is None else int((best == labels).sum()),
     )

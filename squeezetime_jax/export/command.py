@@ -1,4 +1,4 @@
-"""`squeezetime export`: from words on the command line to a file and what was measured of it."""
+"""`squeezetime export`: writes a file, compares it with the network, and prints what was found."""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from squeezetime_jax.data.annotations import read_list
 from squeezetime_jax.data.batches import unreadable_error
@@ -20,17 +19,11 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import inputs
 from squeezetime_jax.evaluation.labels import class_names
 from squeezetime_jax.evaluation.predict import Choices, read_ahead
-from squeezetime_jax.export.check import Check, Reference, check
-from squeezetime_jax.export.manifest import Dtype, Format, manifest_path
-from squeezetime_jax.export.runtimes import open_runtime
-from squeezetime_jax.export.write import (
-    SUFFIXES,
-    ExportReport,
-    check_request,
-    export,
-    spread,
-)
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.export import formats
+from squeezetime_jax.export.check import Check, check, reference
+from squeezetime_jax.export.manifest import Clips, manifest_path
+from squeezetime_jax.export.runtime import open_runtime
+from squeezetime_jax.export.write import ExportReport, check_arguments, export, spread
 
 _LISTS = (".txt", ".csv")
 _TEST_BATCH = 16
@@ -42,37 +35,37 @@ class Request:
 
     Attributes:
       checkpoint: anything that `squeezetime_jax.load` takes.
-      format: what is to open the file.
-      dtype: what it computes in.
-      out: where to; None: named after checkpoint, type and format, in the working directory.
+      format: name of the file's format.
+      dtype: type that the file computes in.
+      out: the file; None: named after checkpoint, type and format, in the working directory.
       size: side of the clips, in pixels; None: what the network was tested with.
       uint8: whether clips enter as 0..255.
-      calibrate: videos for int8, and to compare on: files, folders, patterns, or one list.
-      num_clips: the most clips that are taken of them.
-      test: labelled videos to measure the accuracy on: a list, a folder per class, shards.
-      root: what the lists' paths are relative to.
+      calibrate: videos for int8 and for the comparison: files, folders, patterns, or one list.
+      num_clips: how many of them are used at most.
+      videos: labelled videos to measure the accuracy on: a list, a folder per class, shards.
+      root: folder that the paths of lists are relative to.
       split: of shards.
       labels: label map, or a built-in set of names.
     """
 
     checkpoint: str
-    format: Format
-    dtype: Dtype = "float32"
+    format: str
+    dtype: str = "float32"
     out: str | None = None
     size: int | None = None
     uint8: bool = False
     calibrate: Sequence[str] = ()
     num_clips: int = 128
-    test: str | None = None
+    videos: str | None = None
     root: str | None = None
     split: str | None = None
     labels: str | None = None
 
     @property
     def path(self) -> Path:
-        """Where to."""
-        suffix = SUFFIXES[self.format]
-        return Path(self.out or f"{Path(self.checkpoint).stem}-{self.dtype}{suffix}")
+        """The file to write."""
+        name = f"{Path(self.checkpoint).stem}-{self.dtype}{formats.get(self.format).suffix}"
+        return Path(self.out or name)
 
 
 def export_checkpoint(request: Request, *, as_json: bool = False) -> int:
@@ -86,11 +79,13 @@ def export_checkpoint(request: Request, *, as_json: bool = False) -> int:
       The exit status.
 
     Raises:
-      UserError: something is not there, does not fit or cannot be written.
+      UserError: an argument is invalid, a package or file is missing, or the export is wrong.
     """
-    check_request(request.path, request.format, request.dtype, calibrated=bool(request.calibrate))
-    paths = _paths(request.calibrate, request.root)
-    source = _test_videos(request) if request.test else None
+    calibrated = bool(request.calibrate)
+    format = check_arguments(request.format, request.dtype, request.path, calibrated=calibrated)
+    paths = _calibration_videos(request)
+    source = _test_videos(request) if request.videos else None
+    format.require()
     model, protocol = Choices(checkpoint=request.checkpoint, views="1x1", size=request.size).open()
     labels, _ = class_names(
         model.config.num_classes, labels=request.labels, checkpoint=request.checkpoint
@@ -118,19 +113,18 @@ def export_checkpoint(request: Request, *, as_json: bool = False) -> int:
     return 0
 
 
-def _paths(words: Sequence[str], root: str | None) -> list[str]:
-    """The videos that words mean."""
-    if len(words) == 1 and Path(words[0]).suffix in _LISTS and Path(words[0]).is_file():
-        folder = Path(root) if root else Path(words[0]).parent
-        return [str(folder / path) for path, _ in read_list(words[0])]
-    return list(inputs.expand(words, sys.stdin))
+def _calibration_videos(request: Request) -> list[str]:
+    """The paths that `--calibrate` names."""
+    first = Path(request.calibrate[0]) if len(request.calibrate) == 1 else Path()
+    if first.suffix in _LISTS and first.is_file():
+        folder = Path(request.root) if request.root else first.parent
+        return [str(folder / path) for path, _ in read_list(first)]
+    return list(inputs.expand(request.calibrate, sys.stdin))
 
 
-def _clips(
-    paths: Sequence[str], most: int, protocol: ViewProtocol
-) -> UInt8[np.ndarray, "n t h w 3"]:
-    """The middle clip of each video, of so many videos at most."""
-    chosen = [paths[k] for k in spread(len(paths), most)]
+def _clips(paths: Sequence[str], limit: int, protocol: ViewProtocol) -> Clips:
+    """The middle clip of each video, of at most `limit` videos."""
+    chosen = [paths[k] for k in spread(len(paths), limit)]
     clips = []
     for reading in read_ahead(chosen, protocol):
         if reading.views is None:
@@ -138,25 +132,36 @@ def _clips(
         else:
             clips.append(reading.views[0])
     if not clips:
-        raise UserError(f"--calibrate: none of {len(chosen)} videos could be read; give others")
+        raise UserError(f"--calibrate: none of the {len(chosen)} videos can be read; choose others")
     return np.stack(clips)
 
 
 def _test_videos(request: Request) -> Source:
-    assert request.test is not None
+    """The labelled videos of `--videos`, the first of which can be read."""
+    assert request.videos is not None
     label_map = request.labels if request.labels and Path(request.labels).is_file() else None
-    return open_source(request.test, root=request.root, split=request.split, label_map=label_map)
+    source = open_source(request.videos, root=request.root, split=request.split, label_map=label_map)
+    try:
+        with source[0].open():
+            return source
+    except UserError as error:
+        folder = request.root or Path(request.videos).parent
+        raise UserError(
+            f"--videos {request.videos}: {error}; paths are relative to {folder}, --root FOLDER"
+            " changes that"
+        ) from None
 
 
-def _test(model: SqueezeTime, path: Path, source: Source, protocol: ViewProtocol) -> Check:
+def _test(model: Any, path: Path, source: Source, protocol: ViewProtocol) -> Check:
     """Score every video with both, one view each."""
-    network, file = Reference(model), open_runtime(path)
+    network, file = reference(model), open_runtime(path)
     total = Check()
     with progress_bar("testing", len(source)) as progress:
         batches = eval_batches(source, protocol, batch_size=_TEST_BATCH)
         for batch in batches:
             clips, labels = (np.asarray(batch[key])[batch["mask"]] for key in ("clips", "labels"))
-            total += check(network, file, clips[:, 0], labels)
+            if len(clips):
+                total += check(network, file, clips[:, 0], labels)
             progress(len(labels))
     if batches.unreadable:
         raise unreadable_error(batches.unreadable)
@@ -166,29 +171,31 @@ def _test(model: SqueezeTime, path: Path, source: Source, protocol: ViewProtocol
 def _summary(report: ExportReport) -> str:
     result, manifest = report.check, report.manifest
     kind = "uint8, 0..255" if manifest.uint8 else "float32, normalised"
-    shape = (manifest.batch or "any", manifest.height, manifest.width, 3 * manifest.num_frames)
-    return "\n".join(
-        (
-            f"wrote {report.path} ({report.num_bytes / 1e6:.1f} MB) and"
-            f" {manifest_path(report.path).name}",
-            f"a clip enters as ({', '.join(map(str, shape))}), {kind};"
-            " channel = 3 * frame + colour",
-            f"against the network, on {result.num_clips} clips: logits differ by at most"
-            f" {result.max_difference:.2g} ({result.relative:.2g} of the largest), the"
-            f" first class agrees on {result.num_agreeing}",
-            f"one clip takes {report.milliseconds:.1f} ms in its own runtime, on this machine",
-        )
+    shape = ", ".join(map(str, (manifest.batch or "any", *manifest.shape)))
+    return (
+        f"wrote {report.path} ({report.num_bytes / 1e6:.1f} MB) and"
+        f" {manifest_path(report.path).name}\n"
+        f"input: ({shape}), {kind}; channel = 3 * frame + colour\n"
+        f"compared with the network on {_plural(result.num_clips, 'clip')}: logits differ by at"
+        f" most {result.max_difference:.2g} ({result.relative:.2g} of the largest); the best class"
+        f" is the same on {result.num_agreeing}\n"
+        f"one clip takes {report.milliseconds:.1f} ms in its own runtime, on this machine"
     )
 
 
 def _accuracy(tested: Check) -> str:
-    found, wanted = (
+    found, network = (
         100 * count / tested.num_clips for count in (tested.num_right, tested.num_right_network)
     )
     return (
-        f"{tested.num_clips} test videos, one view: top-1 {found:.2f} %, the network's"
-        f" {wanted:.2f} %; the first class agrees on {100 * tested.agreement:.2f} %"
+        f"{_plural(tested.num_clips, 'test video')}, one view each: top-1 {found:.2f} %, the"
+        f" network's {network:.2f} %; the best class is the same on"
+        f" {100 * tested.agreement:.2f} %"
     )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _fields(report: ExportReport, tested: Check | None) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 An export `k400.tflite` has its manifest in `k400.tflite.json`. Every format takes the same input,
 one 4-D array (batch, height, width, 3 * frames) named `clip`, whose channels are the frames' pixels
-side by side: channel = 3 * frame + colour. (Inside, the network counts colour * T + frame; the rows
-of the stem's kernel are put in the other order when it is exported.)
+side by side: channel = 3 * frame + colour.
 """
 
 import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -18,11 +17,12 @@ from jaxtyping import Float, UInt8
 from squeezetime_jax.data.augment import MEAN, STD
 from squeezetime_jax.errors import UserError
 
-Format = Literal["stablehlo", "onnx", "litert", "openvino"]
-Dtype = Literal["float32", "float16", "bfloat16", "int8"]
+Clips = UInt8[np.ndarray, "n t h w 3"]
+"""RGB, 0..255."""
 
 INPUT, OUTPUT = "clip", "logits"
 LAYOUT = "batch, height, width, channel; channel = 3 * frame + colour (red, green, blue)"
+_SIZES = ("num_frames", "height", "width", "num_classes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,12 @@ class Manifest:
     """How to use an exported file.
 
     Attributes:
-      format: what opens it.
-      dtype: what it computes in; clips and logits are float32 whatever this is.
-      uint8: whether clips enter as 0..255, and are normalised inside; otherwise they enter
+      format: name of the file's format.
+      dtype: type that the file computes in; logits are float32 in any case.
+      uint8: whether clips enter as 0..255 and are normalised inside; otherwise they enter
         normalised, as float32.
-      batch: clips that one call takes; None: any number.
-      num_frames: frames of a clip, T.
+      batch: number of clips in one call; None: any number.
+      num_frames: frames of a clip.
       height: of the clip, in pixels.
       width: of the clip, in pixels.
       num_classes: of the logits.
@@ -44,12 +44,15 @@ class Manifest:
       labels: class names in the order of the logits, if known.
       mean: of red, green and blue, in 0..255.
       std: their standard deviations.
-      network: the fields of the network's `SqueezeTimeConfig`.
-      version: of this package, that wrote the file.
+      network: the fields of the network's configuration.
+      version: of this package, when it wrote the file.
+
+    Raises:
+      ValueError: a size is not a positive integer, or there is not one label for each class.
     """
 
-    format: Format
-    dtype: Dtype
+    format: str
+    dtype: str
     uint8: bool
     batch: int | None
     num_frames: int
@@ -64,22 +67,27 @@ class Manifest:
     network: dict[str, Any] = dataclasses.field(default_factory=dict)
     version: str = ""
 
-    def pack(
-        self, clips: UInt8[np.ndarray, "n t h w 3"]
-    ) -> UInt8[np.ndarray, "n h w 3*t"] | Float[np.ndarray, "n h w 3*t"]:
-        """Clips as the file takes them.
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.labels is not None and len(self.labels) != self.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.num_classes} classes")
 
-        Args:
-          clips: RGB, 0..255.
-        """
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a clip as it enters: height, width, 3 * frames."""
+        return self.height, self.width, 3 * self.num_frames
+
+    def pack(self, clips: Clips) -> UInt8[np.ndarray, "n h w 3*t"] | Float[np.ndarray, "n h w 3*t"]:
+        """Clips in the form that the file takes."""
         n, t, h, w, colours = clips.shape
-        side_by_side = clips.transpose(0, 2, 3, 1, 4).reshape(n, h, w, t * colours)
-        if self.uint8:
-            return np.ascontiguousarray(side_by_side)
-        scale = 1 / np.asarray(self.std, np.float32)
-        pixels = side_by_side.reshape(n, h, w, t, colours).astype(np.float32)
-        normalised = (pixels - np.asarray(self.mean, np.float32)) * scale
-        return normalised.reshape(n, h, w, t * colours)
+        pixels = clips.transpose(0, 2, 3, 1, 4)
+        if not self.uint8:
+            scale = 1 / np.asarray(self.std, np.float32)
+            pixels = (pixels.astype(np.float32) - np.asarray(self.mean, np.float32)) * scale
+        return np.ascontiguousarray(pixels.reshape(n, h, w, t * colours))
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it, with input and output spelled out for readers."""
@@ -89,7 +97,7 @@ class Manifest:
             "input": {
                 "name": INPUT,
                 "dtype": "uint8" if self.uint8 else "float32",
-                "shape": [batch, self.height, self.width, 3 * self.num_frames],
+                "shape": [batch, *self.shape],
                 "layout": LAYOUT,
                 "values": "0..255" if self.uint8 else "(0..255 - mean) / std, per colour",
             },
@@ -108,7 +116,7 @@ def manifest_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_manifest(path: str | os.PathLike[str], manifest: Manifest) -> None:
-    """Put a manifest beside an exported file."""
+    """Write the manifest of an exported file."""
     manifest_path(path).write_text(json.dumps(manifest.to_json(), indent=1) + "\n")
 
 
@@ -116,29 +124,17 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest of an exported file.
 
     Raises:
-      UserError: it is not there, or damaged.
+      UserError: it is missing or damaged.
     """
     file = manifest_path(path)
     names = {field.name for field in dataclasses.fields(Manifest)}
     try:
         found = json.loads(file.read_text())
         found |= {name: tuple(found[name]) for name in ("mean", "std")}
-        manifest = Manifest(**{name: found[name] for name in names})
-        _check(manifest)
-        return manifest
+        return Manifest(**{name: found[name] for name in names & set(found)})
     except FileNotFoundError:
         raise UserError(
-            f"{file}: found no such file; wanted what `squeezetime export` wrote beside the network"
+            f"{file}: file not found; `squeezetime export` writes it beside the network"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged: {error!r}; export the network again") from None
-
-
-def _check(manifest: Manifest) -> None:
-    sizes = ("num_frames", "height", "width", "num_classes")
-    for name in sizes:
-        value = getattr(manifest, name)
-        if not isinstance(value, int) or not 1 <= value <= 1_000_000:
-            raise ValueError(f"{name} is {value!r}")
-    if manifest.labels is not None and len(manifest.labels) != manifest.num_classes:
-        raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
+        raise UserError(f"{file}: damaged ({error!r}); export the network again") from None

@@ -2,18 +2,44 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from squeezetime_jax.export.manifest import INPUT, Manifest
+from squeezetime_jax.export.manifest import INPUT, Clips, Manifest
 from squeezetime_jax.model.fused import EXPORT, Form, Fused, Tree, fuse, logits
 from squeezetime_jax.model.layers import resize_grid
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
-Network = Callable[[Array], Array]
+
+def network(model: Any, manifest: Manifest, form: Form = EXPORT) -> Callable[[Array], Array]:
+    """What an exported file computes: clips as the manifest describes them, to float32 logits.
+
+    SqueezeTime is folded; other networks are computed as they are trained.
+
+    Args:
+      model: the network, in evaluation mode.
+      manifest: of the file.
+      form: of SqueezeTime's graph.
+    """
+    fused = fold(model, manifest, form) if isinstance(model, SqueezeTime) else None
+    scale = np.tile(1 / np.asarray(manifest.std, np.float32), manifest.num_frames)
+    mean = np.tile(np.asarray(manifest.mean, np.float32), manifest.num_frames)
+
+    def score(
+        clips: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
+    ) -> Float[Array, "n classes"]:
+        if manifest.uint8:
+            clips = (clips.astype(jnp.float32) - mean) * scale
+        if fused:
+            return logits(fused, clips)
+        frames = clips.reshape(*clips.shape[:3], manifest.num_frames, 3)
+        return model(frames.transpose(0, 3, 1, 2, 4)).astype(jnp.float32)
+
+    return score
 
 
 def fold(model: SqueezeTime, manifest: Manifest, form: Form = EXPORT) -> Fused:
@@ -27,16 +53,16 @@ def fold(model: SqueezeTime, manifest: Manifest, form: Form = EXPORT) -> Fused:
     fused = fuse(model, form)
     stem = {**fused.weights["stem"], "kernel": _by_frame(fused.weights["stem"]["kernel"])}
     weights = {**fused.weights, "stem": stem, "stages": _for_size(fused, manifest)}
-    is_half = manifest.dtype == "bfloat16"
-    config = dataclasses.replace(fused.config, dtype="bfloat16" if is_half else "float32")
+    is_bfloat16 = manifest.dtype == "bfloat16"
+    config = dataclasses.replace(fused.config, dtype="bfloat16" if is_bfloat16 else "float32")
     weights = jax.tree.map(lambda leaf: np.asarray(leaf).astype(config.compute_dtype), weights)
     return Fused(weights, config, form)
 
 
 def _for_size(fused: Fused, manifest: Manifest) -> list[list[Tree]]:
-    """The stages, their position encodings of the feature maps' size: resized once, not each time.
+    """The stages with position encodings of the size of their feature maps.
 
-    Converters would otherwise have to know the resizing, or to compute constants.
+    Otherwise each call would resize them, by operations that converters need not know.
     """
     height, width = (((side + 1) // 2 + 1) // 2 for side in (manifest.height, manifest.width))
     stages = []
@@ -67,37 +93,23 @@ def _by_frame(kernel: Float[np.ndarray, "kh kw i o"]) -> Float[np.ndarray, "kh k
     return rows.swapaxes(2, 3).reshape(kernel.shape)
 
 
-def network(fused: Fused, manifest: Manifest) -> Network:
-    """What an exported file computes: clips as the manifest says, to logits in float32."""
-    scale = np.tile(1 / np.asarray(manifest.std, np.float32), manifest.num_frames)
-    mean = np.tile(np.asarray(manifest.mean, np.float32), manifest.num_frames)
-
-    def score(
-        clip: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
-    ) -> Float[Array, "n classes"]:
-        if manifest.uint8:
-            clip = (clip.astype(jnp.float32) - mean) * scale
-        return logits(fused, clip)
-
-    return score
-
-
 def input_shape(manifest: Manifest, batch: object) -> jax.ShapeDtypeStruct:
     """The array that enters, for a batch that may be a symbol."""
-    shape = (batch, manifest.height, manifest.width, 3 * manifest.num_frames)
-    return jax.ShapeDtypeStruct(shape, jnp.uint8 if manifest.uint8 else jnp.float32)
+    return jax.ShapeDtypeStruct(
+        (batch, *manifest.shape), jnp.uint8 if manifest.uint8 else jnp.float32
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Feeds:
-    """Clips as a quantiser is fed with them: one at a time, as often as it likes.
+    """Clips as a quantiser reads them: one at a time, as often as it likes.
 
     Attributes:
       clips: RGB, 0..255.
       manifest: of the file that takes them.
     """
 
-    clips: UInt8[np.ndarray, "n t h w 3"]
+    clips: Clips
     manifest: Manifest
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:

@@ -11,71 +11,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from squeezetime_jax.export.manifest import INPUT, OUTPUT, Manifest
+from squeezetime_jax.export.formats import Format, Run, quiet
+from squeezetime_jax.export.manifest import INPUT, OUTPUT, Clips, Manifest
 from squeezetime_jax.export.network import Feeds, fold
-from squeezetime_jax.export.packages import needs, quiet
-from squeezetime_jax.model.fused import Fused, Tree
+from squeezetime_jax.model.fused import Tree
 from squeezetime_jax.model.squeezetime import SqueezeTime
 
-_OPSET = 17  # old enough for every runtime of the last years, new enough for all that is used
+_OPSET = 17  # old enough for every runtime of recent years, new enough for all that is used
 _IR_VERSION = 8
 
 
-def write(
-    model: SqueezeTime,
-    path: Path,
-    manifest: Manifest,
-    calibration: UInt8[np.ndarray, "n t h w 3"] | None = None,
-) -> None:
-    """Write `path`, for any number of clips a call.
-
-    Args:
-      model: the network.
-      path: where to.
-      manifest: of the file.
-      calibration: clips for int8.
-
-    Raises:
-      UserError: a package is missing.
-    """
-    if manifest.dtype != "int8":
-        path.write_bytes(_model(fold(model, manifest), manifest).SerializeToString())
+def _write(model: Any, path: Path, manifest: Manifest, calibration: Clips | None) -> None:
+    assert isinstance(model, SqueezeTime)
+    if calibration is None:
+        path.write_bytes(_model(model, manifest).SerializeToString())
         return
-    assert calibration is not None
     float_file = path.with_name("float.onnx")
-    write(model, float_file, dataclasses.replace(manifest, dtype="float32"))
+    _write(model, float_file, dataclasses.replace(manifest, dtype="float32"), None)
     _quantize(float_file, path, calibration, manifest)
 
 
-def _model(fused: Fused, manifest: Manifest) -> Any:
-    """The network as an `onnx.ModelProto`, from weights folded for `EXPORT`."""
-    onnx = needs("onnx")
-    graph = _Graph("float16" if manifest.dtype == "float16" else "float32", fused.config.pooling)
-    _network(graph, fused.weights, manifest)
+def _model(model: SqueezeTime, manifest: Manifest) -> Any:
+    """The network as an `onnx.ModelProto`."""
+    from onnx import TensorProto, helper
+
+    graph = _Graph("float16" if manifest.dtype == "float16" else "float32", model.config.pooling)
+    _network(graph, fold(model, manifest).weights, manifest)
     batch = manifest.batch or "batch"
-    clip = onnx.helper.make_tensor_value_info(
+    clip = helper.make_tensor_value_info(
         INPUT,
-        onnx.TensorProto.UINT8 if manifest.uint8 else onnx.TensorProto.FLOAT,
-        [batch, manifest.height, manifest.width, 3 * manifest.num_frames],
+        TensorProto.UINT8 if manifest.uint8 else TensorProto.FLOAT,
+        [batch, *manifest.shape],
     )
-    scores = onnx.helper.make_tensor_value_info(
-        OUTPUT, onnx.TensorProto.FLOAT, [batch, manifest.num_classes]
-    )
-    return onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "squeezetime", [clip], [scores], graph.constants),
-        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+    scores = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, manifest.num_classes])
+    return helper.make_model(
+        helper.make_graph(graph.nodes, "squeezetime", [clip], [scores], graph.constants),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
         producer_name="squeezetime_jax",
     )
 
 
-def _quantize(
-    source: Path, target: Path, clips: UInt8[np.ndarray, "n t h w 3"], manifest: Manifest
-) -> None:
-    """Weights in int8 per channel, activations by the ranges that they take on clips."""
-    needs("onnxruntime")
+def _quantize(source: Path, target: Path, clips: Clips, manifest: Manifest) -> None:
+    """Weights per channel, activations by the ranges that they take on clips."""
     from onnxruntime import quantization
 
     class Clips(quantization.CalibrationDataReader):
@@ -93,11 +72,13 @@ class _Graph:
     """Nodes and constants as they are added; a value is known by its name."""
 
     def __init__(self, dtype: str, pooling: str) -> None:
+        from onnx import helper, numpy_helper
+
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.dtype = np.dtype(dtype)
         self.pool = {"average": "GlobalAveragePool", "max": "GlobalMaxPool"}[pooling]
-        self._helper, self._arrays = needs("onnx.helper"), needs("onnx.numpy_helper")
+        self._helper, self._arrays = helper, numpy_helper
         self._numbers = itertools.count()
 
     def add(self, operation: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -203,3 +184,25 @@ def _interaction(graph: _Graph, tree: Tree, x: str, focused: str) -> str:
     long = graph.add("Relu", graph.conv(long, **tree["interact"]))
     gate = graph.add("Sigmoid", graph.conv(long, **tree["widen"]))
     return graph.add("Mul", graph.conv(x, **tree["short"]), gate)
+
+
+def _open(path: str, manifest: Manifest, threads: int) -> Run:
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda packed: session.run([OUTPUT], {INPUT: packed})[0]
+
+
+FORMAT = Format(
+    name="onnx",
+    suffix=".onnx",
+    dtypes=("float32", "float16", "int8"),
+    packages={"onnx": "onnx>=1.23,<2", "onnxruntime": "onnxruntime>=1.31,<2"},
+    runtime="onnxruntime",
+    any_network=False,
+    write=_write,
+    open=_open,
+)

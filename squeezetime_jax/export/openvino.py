@@ -2,51 +2,70 @@
 
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from squeezetime_jax.export import onnx
-from squeezetime_jax.export.manifest import Manifest
-from squeezetime_jax.export.packages import needs, quiet
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.export.formats import Format, Run, quiet
+from squeezetime_jax.export.manifest import OUTPUT, Clips, Manifest
+
+# When imported, OpenVINO and NNCF report their use to their makers from a forked process, which may
+# lock up beside JAX's threads; where this module cannot be imported they do not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-def write(
-    model: SqueezeTime,
-    path: Path,
-    manifest: Manifest,
-    calibration: UInt8[np.ndarray, "n t h w 3"] | None = None,
-) -> None:
-    """Write `path` and its weights, named the same but for `.bin`, for any number of clips a call.
+def _write(model: Any, path: Path, manifest: Manifest, calibration: Clips | None) -> None:
+    """The network, and its weights in a file of the same name that ends in `.bin`.
 
-    Args:
-      model: the network.
-      path: where to.
-      manifest: of the file. In bfloat16 the file is that of float32: it is the runtime that is
-        asked to compute so.
-      calibration: clips for int8.
-
-    Raises:
-      UserError: a package is missing.
+    A bfloat16 file is the same as a float32 file: the runtime is asked to compute in bfloat16.
     """
-    openvino = needs("openvino")
+    import openvino
+
     graph = path.with_name("float.onnx")
-    onnx.write(model, graph, dataclasses.replace(manifest, dtype="float32"))
+    onnx.FORMAT.write(model, graph, dataclasses.replace(manifest, dtype="float32"), None)
     network = openvino.Core().read_model(graph)
-    if manifest.dtype == "int8":
-        assert calibration is not None
+    if calibration is not None:
         network = _quantized(network, calibration, manifest)
     with quiet():
         openvino.save_model(network, path, compress_to_fp16=manifest.dtype == "float16")
 
 
-def _quantized(network: Any, clips: UInt8[np.ndarray, "n t h w 3"], manifest: Manifest) -> Any:
+def _quantized(network: Any, clips: Clips, manifest: Manifest) -> Any:
     """The network with weights and activations in int8, by the ranges that they take on clips."""
-    nncf = needs("nncf")
+    import nncf
+
     nncf.set_log_level(logging.ERROR)
     feeds = nncf.Dataset([clip[None] for clip in clips], manifest.pack)
     with quiet():
         return nncf.quantize(network, feeds, subset_size=len(clips))
+
+
+def _open(path: str, manifest: Manifest, threads: int) -> Run:
+    import openvino
+
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # By default it computes in bfloat16 wherever the processor can.
+        "INFERENCE_PRECISION_HINT": "bf16" if manifest.dtype == "bfloat16" else "f32",
+    }
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda packed: compiled(packed)[OUTPUT]
+
+
+FORMAT = Format(
+    name="openvino",
+    suffix=".xml",
+    weights_suffix=".bin",
+    dtypes=("float32", "float16", "bfloat16", "int8"),
+    packages={
+        "onnx": onnx.FORMAT.packages["onnx"],
+        "openvino": "openvino>=2026.4,<2027",
+        "nncf": "nncf>=3.4,<4",
+    },
+    runtime="openvino",
+    any_network=False,
+    write=_write,
+    open=_open,
+)

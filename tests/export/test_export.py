@@ -1,7 +1,9 @@
 """Exported files against the live network, and what is refused."""
 
 import dataclasses
+import importlib.util
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +13,24 @@ import pytest
 from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig, cli
+from squeezetime_jax.checkpoint.convert import to_torch_file
+from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.export import packages
+from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.export import write as exporting
-from squeezetime_jax.export.check import Check, Reference, check
+from squeezetime_jax.export.check import Check, check, reference
 from squeezetime_jax.export.manifest import Manifest, manifest_path, read_manifest
-from squeezetime_jax.export.runtimes import open_runtime
-from squeezetime_jax.export.write import DTYPES, PACKAGES, SUFFIXES, export
+from squeezetime_jax.export.runtime import open_runtime
+from squeezetime_jax.export.write import ExportReport, export
 
 SIDE = 48
-FORMATS = list(DTYPES)
 # What a type may add to the logits of this network, over the largest of them.
 TOLERANCE = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 3e-2, "int8": 0.15}
 
 
-def require(format: Any) -> None:
-    """Skip where an optional package is absent."""
-    try:
-        packages.require(*PACKAGES[format])
-    except UserError as error:
-        pytest.skip(str(error))
+def needs(format: str) -> pytest.MarkDecorator:
+    """Skips a test where the packages of a format are not installed."""
+    return pytest.mark.needs(*formats.get(format).packages)
 
 
 def network(seed: int = 0, **changes: Any) -> SqueezeTime:
@@ -57,33 +57,54 @@ def clips(count: int = 3, height: int = SIDE, width: int = SIDE, frames: int = 4
     return np.random.default_rng(7).integers(0, 256, shape, np.uint8)
 
 
-def write(model: SqueezeTime, path: Path, format: Any, **options: Any) -> exporting.ExportReport:
+def write(model: Any, folder: Path, format: str, **options: Any) -> ExportReport:
     options = {"height": SIDE, "width": SIDE, **options}
-    return export(model, path / f"net{SUFFIXES[format]}", format=format, **options)
+    return export(model, folder / f"net{formats.get(format).suffix}", format=format, **options)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No package of any format can be found."""
+    absent = {module for name in FORMATS for module in formats.get(name).packages}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
+    )
+
+
+def test_packages_are_those_of_the_export_extra() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    packages = {spec for name in FORMATS for spec in formats.get(name).packages.values()}
+    assert packages == set(project["optional-dependencies"]["export"])
 
 
 @pytest.mark.parametrize(
-    ("format", "dtype"), [(format, dtype) for format in FORMATS for dtype in DTYPES[format]]
+    ("format", "dtype"),
+    [
+        pytest.param(format, dtype, marks=needs(format))
+        for format in FORMATS
+        for dtype in formats.get(format).dtypes
+    ],
 )
 def test_a_file_computes_what_the_network_does(
-    model: SqueezeTime, tmp_path: Path, format: Any, dtype: Any
+    model: SqueezeTime, tmp_path: Path, format: str, dtype: str
 ) -> None:
-    require(format)
     examples = clips()
     # The entry is tried in both types over the grid, in each format with each.
     uint8 = dtype in ("float32", "int8")
     report = write(model, tmp_path, format, dtype=dtype, uint8=uint8, calibration=examples)
-    found, wanted = open_runtime(report.path)(examples), Reference(model)(examples)
-    assert found.shape == wanted.shape
+    found, expected = open_runtime(report.path)(examples), reference(model)(examples)
+    assert found.shape == expected.shape
     assert found.dtype == np.float32
-    largest = np.abs(wanted).max()
-    assert np.abs(found - wanted).max() <= TOLERANCE[dtype] * largest
-    assert report.check.max_difference == pytest.approx(np.abs(found - wanted).max(), abs=1e-3)
+    largest = np.abs(expected).max()
+    assert np.abs(found - expected).max() <= TOLERANCE[dtype] * largest
+    assert report.check.max_difference == pytest.approx(np.abs(found - expected).max(), abs=1e-3)
     assert report.num_bytes == sum(
         file.stat().st_size for file in tmp_path.iterdir() if file.suffix != ".json"
     )
 
 
+@needs("onnx")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -98,12 +119,11 @@ def test_a_file_computes_what_the_network_does(
     ids=str,
 )
 def test_every_kind_of_network_is_written_as_onnx(tmp_path: Path, changes: dict) -> None:
-    require("onnx")
     model = network(**changes)
     report = write(model, tmp_path, "onnx", height=64, width=40)
     assert report.check.relative < 2e-6
     examples = clips(2, 64, 40, model.config.num_frames)
-    assert check(Reference(model), open_runtime(report.path), examples).relative < 2e-6
+    assert check(reference(model), open_runtime(report.path), examples).relative < 2e-6
 
 
 def test_channels_are_frames_side_by_side() -> None:
@@ -122,13 +142,13 @@ def test_channels_are_frames_side_by_side() -> None:
     assert packed.shape == (1, 2, 3, 12)
     np.testing.assert_array_equal(packed[0], np.concatenate(example, axis=-1))
     scaled = dataclasses.replace(manifest, uint8=False).pack(example[None])
-    wanted = (example[3, 1, 2, 1] - 116.28) / 57.12  # green of the last frame
-    assert scaled[0, 1, 2, 3 * 3 + 1] == pytest.approx(wanted, rel=1e-6)
+    expected = (example[3, 1, 2, 1] - 116.28) / 57.12  # green of the last frame
+    assert scaled[0, 1, 2, 3 * 3 + 1] == pytest.approx(expected, rel=1e-6)
     assert scaled.dtype == np.float32
 
 
+@needs("onnx")
 def test_a_manifest_says_how_the_file_is_used(model: SqueezeTime, tmp_path: Path) -> None:
-    require("onnx")
     names = [f"class {k}" for k in range(8)]
     report = write(model, tmp_path, "onnx", labels=names, short_side=54, frame_interval=2)
     assert read_manifest(report.path) == report.manifest
@@ -141,56 +161,77 @@ def test_a_manifest_says_how_the_file_is_used(model: SqueezeTime, tmp_path: Path
     assert found["network"]["num_frames"] == 4
 
 
+def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    fields = {
+        "format": "litert", "dtype": "int8", "uint8": True, "batch": 1, "num_frames": 16,
+        "height": 40, "width": 40, "num_classes": 2, "short_side": 46, "frame_interval": 1,
+        "labels": ["left", "right"], "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375], "network": {"depth": 10, "dtype": "float32"},
+        "version": "0.1.0", "input": {"name": "clip", "shape": [1, 40, 40, 48]}, "output": {},
+    }  # fmt: skip
+    path = tmp_path / "net.tflite"
+    manifest_path(path).write_text(json.dumps(fields))
+    found = read_manifest(path).to_json()
+    assert {name: found[name] for name in fields if name not in ("input", "output")} == {
+        **{name: fields[name] for name in fields if name not in ("input", "output")},
+        "mean": (123.675, 116.28, 103.53),
+        "std": (58.395, 57.12, 57.375),
+    }
+
+
+@needs("onnx")
 def test_nothing_is_overwritten_and_nothing_left_half(
     model: SqueezeTime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require("onnx")
     wrong = Check(num_clips=2, num_agreeing=2, max_difference=1e-3, max_logit=1.0)
     with monkeypatch.context() as patch:
         patch.setattr(exporting, "check", lambda *_: wrong)
-        with pytest.raises(UserError, match="not written, for its logits differ"):
+        with pytest.raises(UserError, match="not written: its logits differ"):
             write(model, tmp_path, "onnx")
     assert list(tmp_path.iterdir()) == []
     manifest_path(tmp_path / "net.onnx").write_text("mine")
-    with pytest.raises(UserError, match=r"net\.onnx\.json: exists already"):
+    with pytest.raises(UserError, match=r"net\.onnx\.json: already exists"):
         write(model, tmp_path, "onnx")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "onnx", "dtype": "bfloat16"}, "is nothing that onnx computes in"),
-        ({"format": "litert", "dtype": "int8"}, "give some, with --calibrate"),
-        ({"format": "litert", "path": "net.onnx"}, "litert files end in .tflite"),
+        ({"format": "onnx", "dtype": "bfloat16"}, "bfloat16: not available in format onnx; choose"),
+        ({"format": "litert", "dtype": "int8"}, "give some with --calibrate"),
+        ({"format": "litert", "path": "net.onnx"}, "format litert must end in .tflite"),
         ({"format": "onnx", "height": 31}, "at least 32"),
+        ({"format": "tflite", "path": "net.tflite"}, "format 'tflite' not found.*mean litert"),
+        ({"format": "onx", "path": "net.onnx"}, "one of litert, onnx, .*mean onnx"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_is_refused(
+@pytest.mark.usefixtures("nothing_installed")
+def test_what_cannot_be_written_is_refused_before_packages_are_looked_for(
     model: SqueezeTime, tmp_path: Path, options: dict, message: str
 ) -> None:
-    path = tmp_path / options.pop("path", f"net{SUFFIXES[options['format']]}")
+    path = options.get("path") or f"net{formats.get(options['format']).suffix}"
     with pytest.raises(UserError, match=message):
-        export(model, path, **options)
-    assert not path.exists()
+        export(model, tmp_path / path, **{k: v for k, v in options.items() if k != "path"})
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_is_named_with_its_cure(
-    model: SqueezeTime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(UserError, match=r"needs the package no_such_package.*pip install"):
-        packages.needs("no_such_package.part")
-    monkeypatch.setitem(PACKAGES, "onnx", ("no_such_package",))
-    with pytest.raises(UserError, match="needs the package no_such_package"):
+@pytest.mark.usefixtures("nothing_installed")
+def test_a_missing_package_is_named_with_its_cure(model: SqueezeTime, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
         write(model, tmp_path, "onnx")
+    assert str(refused.value) == (
+        "format onnx needs packages that are not installed; run pip install 'onnx>=1.23,<2'"
+        " 'onnxruntime>=1.31,<2'"
+    )
+    with pytest.raises(UserError, match="run pip install 'openvino>="):
+        formats.get("openvino").require(to_open=True)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_damaged_file_is_told_in_one_line(
-    model: SqueezeTime, tmp_path: Path, format: Any
-) -> None:
-    require(format)
-    path = tmp_path / f"net{SUFFIXES[format]}"
-    with pytest.raises(UserError, match="found no such file"):
+@pytest.mark.parametrize("format", [pytest.param(name, marks=needs(name)) for name in FORMATS])
+def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"net{formats.get(format).suffix}"
+    with pytest.raises(UserError, match="file not found"):
         open_runtime(path)
     manifest = Manifest(
         format=format,
@@ -204,11 +245,27 @@ def test_a_damaged_file_is_told_in_one_line(
     )
     manifest_path(path).write_text(json.dumps(manifest.to_json()))
     path.write_bytes(b"no network" * 100)
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="cannot be opened") as refused:
         open_runtime(path)
-    manifest_path(path).write_text("{}")
-    with pytest.raises(UserError, match="damaged"):
-        open_runtime(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 0}, "height must be a positive integer, got 0"),
+        ({"labels": ["one"]}, "1 labels for 8 classes"),
+        ({"std": None}, "damaged"),
+    ],
+)
+def test_a_damaged_manifest_is_told_in_one_line(
+    tmp_path: Path, changes: dict, message: str
+) -> None:
+    fields = {"format": "onnx", "dtype": "float32", "uint8": True, "batch": None, "num_frames": 4}
+    fields |= {"height": 48, "width": 48, "num_classes": 8, "mean": [1.5], "std": [1.5]}
+    manifest_path(tmp_path / "net.onnx").write_text(json.dumps(fields | changes))
+    with pytest.raises(UserError, match=message):
+        read_manifest(tmp_path / "net.onnx")
 
 
 def test_checks_add_up() -> None:
@@ -218,22 +275,57 @@ def test_checks_add_up() -> None:
     assert np.isnan((Check() + Check(1, 1, float("nan"), 1.0)).max_difference)
 
 
-def test_the_command_exports_compares_and_tests(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    require("litert")
-    from squeezetime_jax.checkpoint.convert import to_torch_file
-    from squeezetime_jax.data.embedded import motion
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of labelled videos: `train/` in class folders, and `test.txt`."""
+    folder = tmp_path_factory.mktemp("videos")
+    return motion.write_motion_dataset(folder, num_train=8, num_test=9, size=32, num_frames=12)
 
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "tflite"], "format 'tflite' not found; choose one of"),
+        (["--format", "litert", "--dtype", "int4"], "dtype int4: not available in format litert"),
+        (["--format", "litert", "--dtype", "int8"], "give some with --calibrate"),
+        (["--format", "onnx", "--calibrate", "none"], "needs packages"),
+        (["--format", "onnx", "--videos", "none.txt"], "none.txt: "),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", "no_checkpoint.pth", *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_test_videos_that_are_not_below_the_root_are_told_before_anything_is_written(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "no_checkpoint.pth", "--format", "onnx", "--videos", str(videos / "test.txt")]
+    assert cli.main([*words, "--root", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    first = (videos / "test.txt").read_text().split()[0]
+    assert f"{first}: " in error
+    assert f"relative to {tmp_path}, --root" in error
+    assert error.count("\n") == 1
+
+
+@needs("litert")
+def test_the_command_exports_compares_and_tests(
+    videos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    videos = motion.write_motion_dataset(
-        tmp_path / "videos", num_train=8, num_test=9, size=32, num_frames=12
-    )
     to_torch_file(tmp_path / "tiny.pth", network(), labels=list(motion.CLASSES))
     words = ["export", str(tmp_path / "tiny.pth"), "--format", "litert", "--dtype", "int8"]
     words += ["--size", "32", "--out", str(tmp_path / "out" / "tiny.tflite"), "--json"]
-    assert cli.main(words) == 1
-    assert "give some, with --calibrate" in capsys.readouterr().err
     words += ["--calibrate", str(videos / "train"), "--clips", "5", "--videos"]
     assert cli.main([*words, str(videos / "test.txt")]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -242,4 +334,4 @@ def test_the_command_exports_compares_and_tests(
     assert found["manifest"]["labels"] == list(motion.CLASSES)
     assert found["bytes"] < 500_000
     assert cli.main([*words, str(videos / "test.txt")]) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

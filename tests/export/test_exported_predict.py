@@ -12,7 +12,7 @@ from squeezetime_jax.checkpoint.convert import to_torch_file
 from squeezetime_jax.data.embedded import scenes
 from squeezetime_jax.export.write import export
 
-pytest.importorskip("flatbuffers", reason="StableHLO files need flatbuffers")
+pytestmark = pytest.mark.needs("flatbuffers")
 
 
 @pytest.fixture(scope="module")
