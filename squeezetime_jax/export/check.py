@@ -6,18 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from squeezetime_jax.compilation import inference_options
-from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.export.manifest import Clips
+from squeezetime_jax.peers import registry
 
 Score = Callable[[Clips], Float[np.ndarray, "n classes"]]
 
 
-def reference(model: nnx.Module) -> Score:
+def reference(model: Any) -> Score:
     """The logits of a network in evaluation mode; clip by clip, by one program for any number."""
     graph, state = nnx.split(model)
     program = _program()
@@ -32,7 +33,10 @@ def _program() -> Any:
 
 def _logits(graph: Any, state: Any, clips: UInt8[Array, "n t h w 3"]) -> Float[Array, "n classes"]:
     model = nnx.merge(graph, state)
-    return model(normalise(clips, model.config.param_dtype))
+    pixels = registry.entry_of(model).input
+    scale = 1 / jnp.asarray(pixels.std, jnp.float32)
+    normalised = (clips.astype(jnp.float32) - jnp.asarray(pixels.mean, jnp.float32)) * scale
+    return model(normalised.astype(model.config.param_dtype))
 
 
 @dataclasses.dataclass(frozen=True)

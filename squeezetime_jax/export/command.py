@@ -140,7 +140,9 @@ def _test_videos(request: Request) -> Source:
     """The labelled videos of `--videos`, the first of which can be read."""
     assert request.videos is not None
     label_map = request.labels if request.labels and Path(request.labels).is_file() else None
-    source = open_source(request.videos, root=request.root, split=request.split, label_map=label_map)
+    source = open_source(
+        request.videos, root=request.root, split=request.split, label_map=label_map
+    )
     try:
         with source[0].open():
             return source

@@ -105,6 +105,11 @@ def pip_install(packages: Mapping[str, str]) -> str:
     return shlex.join(["pip", "install", *missing]) if missing else ""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for a message of one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep a library's progress bars, prints and remarks out of the terminal."""

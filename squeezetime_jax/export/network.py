@@ -1,18 +1,21 @@
 """The network as every exported file computes it: from one 4-D array to logits."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from squeezetime_jax.export.manifest import INPUT, Clips, Manifest
 from squeezetime_jax.model.fused import EXPORT, Form, Fused, Tree, fuse, logits
 from squeezetime_jax.model.layers import resize_grid
 from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers import registry
 
 
 def network(model: Any, manifest: Manifest, form: Form = EXPORT) -> Callable[[Array], Array]:
@@ -25,21 +28,40 @@ def network(model: Any, manifest: Manifest, form: Form = EXPORT) -> Callable[[Ar
       manifest: of the file.
       form: of SqueezeTime's graph.
     """
-    fused = fold(model, manifest, form) if isinstance(model, SqueezeTime) else None
     scale = np.tile(1 / np.asarray(manifest.std, np.float32), manifest.num_frames)
     mean = np.tile(np.asarray(manifest.mean, np.float32), manifest.num_frames)
+    if isinstance(model, SqueezeTime):
+        compute = functools.partial(logits, fold(model, manifest, form))
+    else:
+        compute = functools.partial(_unfold, _with_dtype(model, _dtype(manifest)))
 
     def score(
         clips: Float[Array, "n h w c"] | UInt8[Array, "n h w c"],
     ) -> Float[Array, "n classes"]:
         if manifest.uint8:
             clips = (clips.astype(jnp.float32) - mean) * scale
-        if fused:
-            return logits(fused, clips)
-        frames = clips.reshape(*clips.shape[:3], manifest.num_frames, 3)
-        return model(frames.transpose(0, 3, 1, 2, 4)).astype(jnp.float32)
+        return compute(clips)
 
     return score
+
+
+def _unfold(model: Any, clips: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    """The logits of clips whose frames are side by side."""
+    frames = clips.reshape(*clips.shape[:3], model.config.num_frames, 3)
+    return model(frames.transpose(0, 3, 1, 2, 4)).astype(jnp.float32)
+
+
+def _with_dtype(model: Any, dtype: Literal["float32", "bfloat16"]) -> Any:
+    """The network with the same weights, computing in another type."""
+    config = dataclasses.replace(model.config, dtype=dtype)
+    twin = nnx.merge(nnx.graphdef(registry.abstract(config)), nnx.state(model))
+    twin.eval()
+    return twin
+
+
+def _dtype(manifest: Manifest) -> Literal["float32", "bfloat16"]:
+    """The type that the exported graph computes in; float16 and int8 are made from float32."""
+    return "bfloat16" if manifest.dtype == "bfloat16" else "float32"
 
 
 def fold(model: SqueezeTime, manifest: Manifest, form: Form = EXPORT) -> Fused:
@@ -47,14 +69,13 @@ def fold(model: SqueezeTime, manifest: Manifest, form: Form = EXPORT) -> Fused:
 
     Args:
       model: the network.
-      manifest: of the file. In bfloat16 weights are of that type, otherwise float32.
+      manifest: of the file.
       form: of the graph.
     """
     fused = fuse(model, form)
     stem = {**fused.weights["stem"], "kernel": _by_frame(fused.weights["stem"]["kernel"])}
     weights = {**fused.weights, "stem": stem, "stages": _for_size(fused, manifest)}
-    is_bfloat16 = manifest.dtype == "bfloat16"
-    config = dataclasses.replace(fused.config, dtype="bfloat16" if is_bfloat16 else "float32")
+    config = dataclasses.replace(fused.config, dtype=_dtype(manifest))
     weights = jax.tree.map(lambda leaf: np.asarray(leaf).astype(config.compute_dtype), weights)
     return Fused(weights, config, form)
 

@@ -68,9 +68,10 @@ def open_runtime(path: str | os.PathLike[str], *, threads: int | None = None) ->
     format.require(to_open=True)
     try:
         run = format.open(os.fspath(path), manifest, threads or os.cpu_count() or 1)
-    except Exception as error:  # each runtime raises its own kinds over a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path}: cannot be opened ({reason}); export the network again") from None
+    except Exception as error:  # runtimes raise any kind
+        raise UserError(
+            f"{path}: cannot be opened ({formats.first_line(error)}); export the network again"
+        ) from None
     return Runtime(manifest, run)
 
 

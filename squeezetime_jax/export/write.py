@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Int
 
 import squeezetime_jax
-from squeezetime_jax.checkpoint.convert import config_to_json
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.export.check import Check, check, reference
@@ -21,6 +20,7 @@ from squeezetime_jax.export.formats import Format
 from squeezetime_jax.export.manifest import Clips, Manifest, manifest_path, write_manifest
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers import registry
 
 # Rounding in float32 adds up to some 1e-6 of the largest logit; more than this is a mistake.
 _TOLERANCE = 1e-4
@@ -53,8 +53,8 @@ def export(
     *,
     format: str,
     dtype: str = "float32",
-    height: int = 224,
-    width: int = 224,
+    height: int | None = None,
+    width: int | None = None,
     uint8: bool = False,
     calibration: Clips | None = None,
     labels: list[str] | None = None,
@@ -71,8 +71,8 @@ def export(
       path: where to, with the format's suffix; nothing may be there.
       format: one of `squeezetime_jax.export.FORMATS`.
       dtype: type that the file computes in, one of the format's.
-      height: of the clips, in pixels.
-      width: of the clips, in pixels.
+      height: of the clips, in pixels; None: the side that the network was published with.
+      width: of the clips, in pixels; likewise.
       uint8: whether clips enter as 0..255 and are normalised inside.
       calibration: RGB clips, 0..255; int8 takes the ranges of activations from them.
       labels: class names, for the manifest.
@@ -85,6 +85,8 @@ def export(
     """
     path = Path(path)
     kind = check_arguments(format, dtype, path, calibrated=calibration is not None)
+    pixels = registry.entry_of(model).input
+    height, width = height or pixels.crop_side, width or pixels.crop_side
     _check_network(model, kind, height, width)
     kind.require()
     manifest = Manifest(
@@ -99,7 +101,9 @@ def export(
         short_side=short_side,
         frame_interval=frame_interval,
         labels=labels,
-        network=config_to_json(model.config),
+        mean=pixels.mean,
+        std=pixels.std,
+        network=registry.to_json(model.config),
         version=squeezetime_jax.__version__,
     )
     if calibration is None:
@@ -107,7 +111,16 @@ def export(
     else:
         clips = calibration[spread(len(calibration), _CHECKED_CLIPS)]
     with _all_or_nothing(path, kind) as file:
-        kind.write(model, file, manifest, calibration if dtype == "int8" else None)
+        try:
+            kind.write(model, file, manifest, calibration if dtype == "int8" else None)
+        except (
+            Exception
+        ) as error:  # each converter raises its own kinds over what it cannot convert
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"format {format}: cannot hold {model.config.name} in {dtype}: {reason}; try"
+                " another dtype or format"
+            ) from error
         write_manifest(file, manifest)
         runtime = open_runtime(file)
         result = check(reference(model), runtime, clips)
@@ -161,7 +174,7 @@ def _check_network(model: Any, format: Format, height: int, width: int) -> None:
         others = [name for name in FORMATS if formats.get(name).any_network]
         raise UserError(
             f"format {format.name}: its graph is written for SqueezeTime only, and this network is"
-            f" {type(model).__name__}; choose one of {', '.join(others)}"
+            f" {model.config.name}; choose one of {', '.join(others)}"
         )
     clips = jax.ShapeDtypeStruct((1, model.config.num_frames, height, width, 3), np.float32)
     try:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import squeezetime_jax.export.onnx
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig, cli
 from squeezetime_jax.checkpoint.convert import to_torch_file
+from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.export import FORMATS, formats
@@ -22,6 +24,7 @@ from squeezetime_jax.export.check import Check, check, reference
 from squeezetime_jax.export.manifest import Manifest, manifest_path, read_manifest
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import ExportReport, export
+from squeezetime_jax.peers import registry
 
 SIDE = 48
 # What a type may add to the logits of this network, over the largest of them.
@@ -124,6 +127,57 @@ def test_every_kind_of_network_is_written_as_onnx(tmp_path: Path, changes: dict)
     assert report.check.relative < 2e-6
     examples = clips(2, 64, 40, model.config.num_frames)
     assert check(reference(model), open_runtime(report.path), examples).relative < 2e-6
+
+
+PEER = {"depth": 10, "width": 8, "num_frames": 2, "num_classes": 5}
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [
+        pytest.param("stablehlo", "float32", marks=needs("stablehlo")),
+        pytest.param("stablehlo", "bfloat16", marks=needs("stablehlo")),
+        pytest.param("litert", "float32", marks=needs("litert")),
+        pytest.param("litert", "float16", marks=needs("litert")),
+    ],
+)
+def test_other_networks_are_written_too(tmp_path: Path, format: str, dtype: str) -> None:
+    model = registry.create("tsm_r18", **PEER)
+    kernel = model.head.classifier.kernel
+    kernel.set_value(100 * kernel[...])
+    examples = clips(frames=2)
+    report = write(model, tmp_path, format, dtype=dtype, uint8=dtype == "float32")
+    assert report.check.relative < TOLERANCE[dtype]
+    assert report.manifest.network["name"] == "tsm_r18"
+    expected = np.asarray(model(normalise(jax.numpy.asarray(examples))))
+    largest = np.abs(expected).max()
+    found = open_runtime(report.path)(examples)
+    assert np.abs(found - expected).max() < TOLERANCE[dtype] * largest
+    assert np.abs(expected[0] - expected[1]).max() > TOLERANCE[dtype] * largest
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_format_for_squeezetime_only_says_so(tmp_path: Path, format: str) -> None:
+    with pytest.raises(UserError) as refused:
+        write(registry.create("tsm_r18", **PEER), tmp_path, format)
+    assert str(refused.value) == (
+        f"format {format}: its graph is written for SqueezeTime only, and this network is tsm_r18;"
+        " choose one of litert, stablehlo"
+    )
+
+
+def test_what_a_converter_refuses_is_one_line(
+    model: SqueezeTime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("unknown operation\nat line 3")
+
+    broken = dataclasses.replace(formats.get("onnx"), packages={}, write=fail)
+    monkeypatch.setattr(squeezetime_jax.export.onnx, "FORMAT", broken)
+    with pytest.raises(UserError, match="squeezetime in float32: unknown operation; try another"):
+        write(model, tmp_path, "onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_channels_are_frames_side_by_side() -> None:
@@ -306,7 +360,14 @@ def test_the_command_refuses_in_one_line(
 def test_test_videos_that_are_not_below_the_root_are_told_before_anything_is_written(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["export", "no_checkpoint.pth", "--format", "onnx", "--videos", str(videos / "test.txt")]
+    words = [
+        "export",
+        "no_checkpoint.pth",
+        "--format",
+        "onnx",
+        "--videos",
+        str(videos / "test.txt"),
+    ]
     assert cli.main([*words, "--root", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     first = (videos / "test.txt").read_text().split()[0]
