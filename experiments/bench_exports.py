@@ -16,10 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import bench_inference
 import numpy as np
 from flax import nnx
-from squeezetime_jax.export.runtimes import open_runtime
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
-from squeezetime_jax.export.write import SUFFIXES, export
+from squeezetime_jax.export import formats
+from squeezetime_jax.export.runtime import open_runtime
+from squeezetime_jax.export.write import export
 
 FILES = {
     "openvino": ("float32", "bfloat16", "int8"),
@@ -45,7 +46,7 @@ def main():
 
 
 def written(folder, format, dtype, clips):
-    path = folder / f"network-{dtype}{SUFFIXES[format]}"
+    path = folder / f"network-{dtype}{formats.get(format).suffix}"
     if not path.exists():
         model = SqueezeTime(SqueezeTimeConfig.k400(), nnx.Rngs(0))
         model.eval()

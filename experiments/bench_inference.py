@@ -26,13 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import jax
 import numpy as np
 from flax import nnx
-from squeezetime_jax.export.runtimes import open_runtime
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
 from squeezetime_jax.bench import worker
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.export.write import SUFFIXES, export
+from squeezetime_jax.export import FORMATS, formats
+from squeezetime_jax.export.runtime import open_runtime
+from squeezetime_jax.export.write import export
 from squeezetime_jax.model.fused import ACCELERATOR, CPU, EXPORT, Form, fuse, logits
 
 Run = Callable[[], object]
@@ -69,7 +70,7 @@ def exported(model: SqueezeTime, clips: np.ndarray, folder: Path) -> dict[str, R
     packed = np.ascontiguousarray(side_by_side)
     runs: dict[str, Run] = {}
     for name in ("onnx", "openvino"):
-        file = folder / f"ours{SUFFIXES[name]}"
+        file = folder / f"ours{formats.get(name).suffix}"
         export(model, file, format=name)
         runtime = open_runtime(file, threads=THREADS)
         runs[f"{name}, our graph"] = lambda runtime=runtime: runtime.run(packed)
@@ -128,9 +129,9 @@ def interleaved(runs: dict[str, Run], seconds: float) -> None:
 
 def peaks(folder: Path) -> None:
     for runtime in ("jit", "fused", "onnx", "openvino"):
-        where = {"file" if runtime in SUFFIXES else "cache": str(folder / runtime)}
-        if runtime in SUFFIXES:
-            where["file"] += SUFFIXES[runtime]
+        where = {"file" if runtime in FORMATS else "cache": str(folder / runtime)}
+        if runtime in FORMATS:
+            where["file"] += formats.get(runtime).suffix
         job = worker.Job(network={}, runtime=runtime, dtype="float32", **where)
         in_a_process(dataclasses.replace(job, write=True))
         print(runtime, in_a_process(dataclasses.replace(job, seconds=1.0))[:400])

@@ -17,7 +17,8 @@ import numpy as np
 from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
-from squeezetime_jax.export.write import DTYPES, SUFFIXES, export
+from squeezetime_jax.export import FORMATS, formats
+from squeezetime_jax.export.write import export
 
 
 def main():
@@ -25,7 +26,7 @@ def main():
     parser.add_argument("--widths", type=float, nargs="+", default=[0.5, 0.75, 1.0, 1.25])
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--formats", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     args = parser.parse_args()
     for width in args.widths:
         for num_frames in args.frames:
@@ -49,7 +50,7 @@ def network(config):
 
 def difference(model, format, size):
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"network{SUFFIXES[format]}"
+        path = Path(folder) / f"network{formats.get(format).suffix}"
         return export(model, path, format=format, height=size, width=size).check.relative
 
 

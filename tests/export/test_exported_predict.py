@@ -55,6 +55,6 @@ def test_what_an_exported_network_cannot_do(
     _, exported, video = map(str, files)
     words = ["predict", video, "--checkpoint", exported]
     assert cli.main([*words, "--save", "picture.png"]) == 1
-    assert "does not tell; predict with the checkpoint" in capsys.readouterr().err
+    assert "do not give; predict with the checkpoint" in capsys.readouterr().err
     assert cli.main([*words, "--size", "64"]) == 1
-    assert "found 64 pixels; the exported network takes 32 alone" in capsys.readouterr().err
+    assert "--size 64: the exported network takes 32 pixels only" in capsys.readouterr().err
