@@ -25,11 +25,12 @@ from squeezetime_jax.data.augment import NONE
 from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.sources import open_source
 from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.tasks.recognition.experiment import Data
+from squeezetime_jax.tasks.recognition.experiment import Recognition as Experiment
 from squeezetime_jax.tasks.recognition.task import Recognition
 from squeezetime_jax.tasks.recognition.videos import TrainingVideos
 from squeezetime_jax.training import devices
-from squeezetime_jax.training.plan import Data, Experiment
-from squeezetime_jax.training.run import Trainer
+from squeezetime_jax.training.runner import Trainer, training_batches
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -69,7 +70,7 @@ def our_step(args: argparse.Namespace) -> Callable[[], None]:
     """One step of ours on a batch that lies ready; returns when it is done."""
     mesh = devices.data_mesh()
     run = experiment(args)
-    trainer = Trainer(run, Recognition(run), mesh, steps_per_epoch=100)
+    trainer = Trainer(Recognition(run), mesh, steps_per_epoch=100)
     step, key = trainer.compile_step(), trainer.key()
     state = trainer.new_state()
     batch = jax.device_put(batch_of(args), devices.split_batch(mesh))
@@ -148,9 +149,9 @@ def waiting(args: argparse.Namespace) -> None:
         source = open_source(Path(folder) / "videos" / "train.txt")
         mesh = devices.data_mesh()
         run = experiment(args)
-        trainer = Trainer(run, Recognition(run), mesh, steps_per_epoch=100)
+        trainer = Trainer(Recognition(run), mesh, steps_per_epoch=100)
         step, key, state = trainer.compile_step(), trainer.key(), trainer.new_state()
-        with TrainingVideos(run, source, mesh).batches(0) as batches:
+        with training_batches(TrainingVideos(source, run), trainer.task, mesh) as batches:
             taken, before = [], None
             for turn in range(args.repeat + 3):
                 begin = time.perf_counter()

@@ -133,7 +133,7 @@ def run(tables: Sequence[Table], settings: Settings, place: str) -> int:
 def make_videos(settings: Settings) -> None:
     """Make the motion videos of configs/ablation.py, once for all runs."""
     words = [f"--config.{name}={value}" for name, value in settings.extra.items()]
-    arguments = config.parse_data(config.read(["--config=ablation", *words])).motion
+    arguments = config.parse_section(config.read(["--config=ablation", *words]), "data").motion
     print(f"videos: {settings.videos} (made now, or found)", flush=True)
     with sweep.locked(settings.videos):
         motion.write_motion_dataset(settings.videos, **dataclasses.asdict(arguments))

@@ -7,6 +7,7 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from squeezetime_jax.command_line import Argument, arg, build, main, number, subcommand
 from squeezetime_jax.errors import UserError
@@ -165,15 +166,14 @@ _HOSTS = (  # JAX calls them processes; --workers are the decoding processes of 
     *_HOSTS,
 )
 def _train(args: argparse.Namespace) -> int:
-    from squeezetime_jax.tasks.experiment import run_experiment
-    from squeezetime_jax.training import config, devices, loop
+    from squeezetime_jax.training import config, devices, loop, runner
 
     devices.connect(args.coordinator, args.num_hosts, args.host_id, force=args.distributed)
     fields = config.read([f"--config={args.config}", *args.fields])
     if args.init:
         fields.init = str(Path(args.init).absolute())
     try:
-        run_experiment(fields, Path(args.workdir))
+        runner.train(fields, Path(args.workdir))
     except loop.Preempted as stopped:
         print(f"squeezetime train: {stopped}", file=sys.stderr)
         return 128 + signal.SIGTERM
@@ -334,18 +334,28 @@ _VIDEOS = arg(
     *_HOSTS,
 )
 def _eval(args: argparse.Namespace) -> int:
-    from squeezetime_jax.tasks.experiment import home_of
-    from squeezetime_jax.tasks.recognition.evaluate import Request, evaluate
-    from squeezetime_jax.training import config, devices
+    from squeezetime_jax.tasks.recognition.choices import Choices
+    from squeezetime_jax.training import config, devices, runner
 
     devices.connect(args.coordinator, args.num_hosts, args.host_id, force=args.distributed)
-    fields = config.read([f"--config={args.config}", *args.fields]) if args.config else None
-    if fields is not None and (home := home_of(fields)):
-        return home.evaluate(
-            fields, args.checkpoint, as_json=args.json, scores=args.scores, save=args.save
-        )
-    request = build(Request, args, config=fields)
-    return evaluate(request, as_json=args.json, scores=args.scores, save=args.save)
+    choices, checkpoint = build(Choices, args), args.checkpoint
+    given = config.read([f"--config={args.config}", *args.fields]) if args.config else None
+
+    def complete(fields: Any) -> None:
+        if fields.task == "recognition":
+            choices.set_views(fields, checkpoint, has_config=given is not None)
+
+    runner.evaluate(
+        choices.fields(given),
+        checkpoint,
+        complete=complete,
+        batch_size=args.batch_size,
+        skip_unreadable=args.skip_unreadable,
+        as_json=args.json,
+        scores=args.scores,
+        save=args.save,
+    )
+    return 0
 
 
 @subcommand(

@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from orbax.checkpoint import checkpoint_managers
 
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.store import CHECKPOINTS, Meta
+from squeezetime_jax.files import write_whole
 
 Trees = Mapping[str, Any]
 _PROGRESS = "progress"
-_WHOLE = "commit_success.txt"  # the last thing that Orbax writes into a step
+_COMPLETE = "commit_success.txt"  # the last file that Orbax writes into a step
+_SCORES = "scores.json"
+_OLD_SCORES = Path("metrics", "metrics")  # written by Orbax, up to version 0.1
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What a step takes on disk over its arrays: directories, indices, JSON, half-filled blocks.
+# Size of a step on disk beyond its arrays: directories, indices, JSON, half-filled blocks.
 _SPARE, _OVERHEAD = 1.05, 2_000_000
 
 
@@ -27,15 +30,15 @@ class RunCheckpoints:
     """Numbered steps in a run's `checkpoints` folder: the newest few, and the best.
 
     A step holds the items `params`, `batch_stats` and `meta`, from which `squeezetime_jax.load`
-    makes the network, and beside them what only training needs. A step is written under another
-    name and renamed when it is whole: a run that is killed while saving leaves the older steps as
-    they are.
+    makes the network, items that only training needs, and the scores once it is evaluated. A step
+    is written under another name and renamed when it is complete: a run that is killed while saving
+    leaves the older steps as they are.
 
     Args:
-      workdir: the run's working directory.
+      workdir: the run's directory.
       meta: what the network is.
-      keep: how many of the newest steps to keep.
-      best_by: the score that the best step, also kept, has the highest of.
+      keep: number of newest steps to keep.
+      best_by: name of the score; the step with the highest one is kept too.
     """
 
     def __init__(self, workdir: Path, meta: Meta, *, keep: int = 2, best_by: str = "top1"):
@@ -43,61 +46,54 @@ class RunCheckpoints:
         self._meta = meta.to_json()
         self._best_by = best_by
         policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(get_metric_fn=self._score, n=1),
-            ]
+            [checkpoint_managers.LatestN(keep), _Best(self)]
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            best_fn=self._score,  # has the scores written beside the step
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
-        with _told_in_one_line(self.folder, self.steps):
+        with _in_one_line(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def _score(self, metrics: Mapping[str, float] | None) -> float:
-        return (metrics or {}).get(self._best_by, float("-inf"))
-
-    def steps(self) -> list[int]:
-        """The steps that are whole on disk, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        steps = [path for path in self.folder.iterdir() if path.name.isdecimal()]
-        return sorted(int(path.name) for path in steps if (path / _WHOLE).exists())
-
     def best_step(self) -> int | None:
-        """The kept step with the highest score, if any was scored."""
-        scored = [(self._score(self._metrics(step)), step) for step in self.steps()]
-        best = max(scored, default=(float("-inf"), 0))
-        return best[1] if best[0] > float("-inf") else None
+        """The kept step with the highest score, if any was evaluated."""
+        scored = [
+            (scores[self._best_by], step)
+            for step in complete_steps(self.folder)
+            if self._best_by in (scores := self.scores(step))
+        ]
+        return max(scored)[1] if scored else None
 
-    def _metrics(self, step: int) -> dict[str, float] | None:
-        try:
-            return json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())
-        except FileNotFoundError:
-            return None
+    def scores(self, step: int) -> dict[str, float]:
+        """The scores of a step; empty if it was not evaluated."""
+        for name in (_SCORES, _OLD_SCORES):
+            with suppress(FileNotFoundError):
+                return json.loads((self.folder / str(step) / name).read_text())
+        return {}
 
-    def save(
-        self,
-        step: int,
-        items: Trees,
-        progress: Mapping[str, Any],
-        scores: Mapping[str, float] | None = None,
-    ) -> None:
+    def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Write the scores of a step, once its saving has ended.
+
+        Raises:
+          CheckpointError: it could not be saved.
+        """
+        self.wait()
+        if jax.process_index() == 0:
+            write_whole(self.folder / str(step) / _SCORES, json.dumps(dict(scores)) + "\n")
+
+    def save(self, step: int, items: Trees, progress: Mapping[str, Any]) -> None:
         """Begin to save; returns once the arrays are copied and may be overwritten.
 
         Args:
           step: steps done.
           items: name -> tree of arrays; `params` and `batch_stats` among them.
-          progress: JSON; what else the run must remember.
-          scores: of an evaluation of these weights.
+          progress: JSON; what else a resumed run needs.
 
         Raises:
           CheckpointError: this save, or the one before, failed; says which step is intact.
         """
-        with _told_in_one_line(self.folder, self.steps):
+        with _in_one_line(self.folder):
             self._manager.wait_until_finished()
             self._check_room(items)
             arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -108,17 +104,16 @@ class RunCheckpoints:
                     **{_PROGRESS: ocp.args.JsonSave(dict(progress))},
                     **arrays,
                 ),
-                metrics=dict(scores or {}),
                 force=True,
             )
 
     def wait(self) -> None:
-        """Until what was begun is on disk.
+        """Wait until what was begun is on disk.
 
         Raises:
           CheckpointError: it could not be written; says which step is intact.
         """
-        with _told_in_one_line(self.folder, self.steps):
+        with _in_one_line(self.folder):
             self._manager.wait_until_finished()
 
     def restore(self, like: Trees) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
@@ -128,41 +123,41 @@ class RunCheckpoints:
           like: items of `jax.ShapeDtypeStruct` with shardings, as saved.
 
         Returns:
-          The step, its items and its progress; None where there is no step yet.
+          The step, its items and its progress; None if there is no step.
 
         Raises:
           CheckpointError: it does not fit `like`, or is damaged.
         """
-        steps = self.steps()
+        steps = complete_steps(self.folder)
         if not steps:
             return None
         step = steps[-1]
         arrays = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
-        wanted = ocp.args.Composite(**{_PROGRESS: ocp.args.JsonRestore()}, **arrays)
+        items = ocp.args.Composite(**{_PROGRESS: ocp.args.JsonRestore()}, **arrays)
         try:
-            found = self._manager.restore(step, args=wanted)
+            found = self._manager.restore(step, args=items)
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CheckpointError(
                 f"{self.folder / str(step)}: damaged, or not of this run: {reason}; remove this"
-                " step to go on from the one before"
+                " step to continue from the one before"
             ) from error
         return step, {name: found[name] for name in like}, found[_PROGRESS]
 
     def describe_last(self) -> str:
-        """The newest whole step, for a message."""
-        steps = self.steps()
+        """The newest complete step, for a message."""
+        steps = complete_steps(self.folder)
         return str(self.folder / str(steps[-1])) if steps else "none"
 
     def close(self) -> None:
-        """Wait, and let go of the threads."""
-        with _told_in_one_line(self.folder, self.steps):
+        """Wait, and stop the threads."""
+        with _in_one_line(self.folder):
             self._manager.close()
 
     def _check_room(self, items: Trees) -> None:
-        """Refuse before writing what will not fit: half a checkpoint helps nobody."""
+        """Refuse a checkpoint that does not fit on the disk before half of it is written."""
         if jax.process_count() > 1:
-            return  # each host writes its own part; the write itself will tell
+            return  # each host writes its own part
         needed = _OVERHEAD + _SPARE * sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items)))
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -170,19 +165,38 @@ class RunCheckpoints:
             raise OSError(errno.ENOSPC, message)
 
 
+def complete_steps(folder: Path) -> list[int]:
+    """The steps in a run's `checkpoints` folder that are complete, oldest first."""
+    if not folder.is_dir():
+        return []
+    steps = [path for path in folder.iterdir() if path.name.isdecimal()]
+    return sorted(int(path.name) for path in steps if (path / _COMPLETE).exists())
+
+
+class _Best:
+    """Orbax's rule for the step to keep beside the newest: the best so far."""
+
+    def __init__(self, checkpoints: RunCheckpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, steps: Any, *, context: Any) -> list[bool]:
+        best = self._checkpoints.best_step()
+        return [info.step == best for info in steps]
+
+
 @contextmanager
-def _told_in_one_line(folder: Path, steps: Any) -> Iterator[None]:
-    """Turn what Orbax raises when a write fails into the one line that a user needs."""
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """Turn what Orbax raises when a write fails into one line for the user."""
     try:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # Orbax wraps the system's error in types of its own
+    except Exception as error:  # Orbax wraps the system's error in various types
         reason = _no_room(error)
         if reason is None and not isinstance(error, OSError):
             raise
-        whole = steps()
-        intact = f"step {whole[-1]} is intact" if whole else "no step is saved yet"
+        steps = complete_steps(folder)
+        intact = f"step {steps[-1]} is intact" if steps else "no step is saved yet"
         what = f"the disk is full ({reason})" if reason else f"cannot be written ({error})"
         remedy = "free some space" if reason else "make the folder writable"
         raise CheckpointError(
@@ -191,7 +205,7 @@ def _told_in_one_line(folder: Path, steps: Any) -> Iterator[None]:
 
 
 def _no_room(error: BaseException | None) -> str | None:
-    """What the system said, if some error in the chain is a disk without room."""
+    """The system's message, if an error in the chain is a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return error.strerror

@@ -1,78 +1,71 @@
-"""Accuracy as sums that merge, so that each video counts once however the videos were batched."""
+"""Accuracy as sums over videos."""
 
 import dataclasses
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Float, Int
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Counts of videos scored so far.
+    """Numbers of videos.
 
     Attributes:
       count: videos of each class.
-      top1: those of them whose label scores highest.
-      top5: those of them whose label is among the five highest.
+      top1: those of them whose label has the highest score.
+      top5: those of them whose label has one of the five highest scores.
     """
 
-    count: Int[Any, " classes"]
-    top1: Int[Any, " classes"]
-    top5: Int[Any, " classes"]
-
-    @classmethod
-    def empty(cls, num_classes: int) -> "Accuracy":
-        """No video yet."""
-        zero = jnp.zeros(num_classes, jnp.int32)
-        return cls(zero, zero, zero)
+    count: Int[np.ndarray, " classes"]
+    top1: Int[np.ndarray, " classes"]
+    top5: Int[np.ndarray, " classes"]
 
     @classmethod
     def of(
-        cls,
-        scores: Float[Array, "n classes"],
-        labels: Int[Array, " n"],
-        mask: Bool[Array, " n"],
+        cls, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
     ) -> "Accuracy":
-        """Count one batch.
+        """Count videos.
 
         Args:
-          scores: the higher, the likelier. Of equal scores the lower class comes first.
+          scores: of equal scores the lower class is ahead. A video with a score that is not finite
+            counts as wrong.
           labels: the right classes.
-          mask: which rows are videos; the others pad the batch.
         """
-        own = jnp.take_along_axis(scores, labels[:, None], axis=1)
-        classes = jnp.arange(scores.shape[1])
+        own = np.take_along_axis(scores, labels[:, None], axis=1)
+        classes = np.arange(scores.shape[1])
         ahead = (scores > own) | ((scores == own) & (classes < labels[:, None]))
-        rank = jnp.sum(ahead, axis=1)
-        # What is no number is right about nothing.
-        valid = jnp.all(jnp.isfinite(scores), axis=1)
+        rank = np.where(np.isfinite(scores).all(axis=1), ahead.sum(axis=1), 5)
 
-        def per_class(counts: Bool[Array, " n"]) -> Int[Array, " classes"]:
-            return jnp.zeros(scores.shape[1], jnp.int32).at[labels].add((counts & mask).astype(int))
+        def per_class(mask: np.ndarray) -> np.ndarray:
+            return np.bincount(labels[mask], minlength=scores.shape[1])
 
-        return cls(per_class(mask), per_class((rank < 1) & valid), per_class((rank < 5) & valid))
+        return cls(per_class(rank >= 0), per_class(rank < 1), per_class(rank < 5))
 
     def merge(self, other: "Accuracy") -> "Accuracy":
-        """The counts of both."""
-        return jax.tree.map(lambda a, b: a + b, self, other)
+        """The sums of both."""
+        return Accuracy(self.count + other.count, self.top1 + other.top1, self.top5 + other.top5)
 
     def compute(self) -> dict[str, float]:
-        """Shares in [0, 1], and the number of videos they are of.
+        """Shares in [0, 1], and the number of videos.
 
         Returns:
-          `top1` and `top5` over all videos; `mean_class`, the mean over the classes that occur
-          among the labels of their own top-1 accuracy; `videos`.
+          `top1` and `top5` over all videos; `mean_class`, the mean top-1 accuracy of the classes
+          that have videos; `videos`.
         """
-        counts = jax.device_get(self)
-        videos = int(counts.count.sum())
-        seen = counts.count > 0
-        recall = counts.top1[seen] / counts.count[seen]
+        videos = int(self.count.sum())
+        found = self.count > 0
+        recall = self.top1[found] / self.count[found]
         return {
-            "top1": float(counts.top1.sum() / max(videos, 1)),
-            "top5": float(counts.top5.sum() / max(videos, 1)),
+            "top1": float(self.top1.sum() / max(videos, 1)),
+            "top5": float(self.top5.sum() / max(videos, 1)),
             "mean_class": float(recall.mean()) if videos else 0.0,
             "videos": float(videos),
         }
+
+    def per_class(self) -> list[tuple[int, int, float]]:
+        """(class, its videos, its top-1 accuracy) of the classes that have videos, worst first."""
+        rows = [
+            (int(k), int(self.count[k]), float(self.top1[k] / self.count[k]))
+            for k in np.flatnonzero(self.count)
+        ]
+        return sorted(rows, key=lambda row: (row[2], row[0]))

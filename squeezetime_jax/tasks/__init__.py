@@ -1,1 +1,1 @@
-"""The tasks: each holds its data, head, loss and metric."""
+"""What networks are trained for: each folder is a task, found by its name."""

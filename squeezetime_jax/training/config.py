@@ -1,49 +1,75 @@
 """A config: read from a file and the command line, checked, and frozen into an experiment.
 
 A config file takes `default()`, changes fields and returns it; the command line changes fields
-after that. Both can only change fields that exist. `parse` makes frozen dataclasses of the result,
-those of `training.plan` or of another task.
+after that. Both can only change fields that exist. `parse` makes a frozen `Experiment` of the
+result. Here, `fields` are what can still be changed.
 """
 
 import dataclasses
 import difflib
 import importlib.resources
-import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.training.plan import Data, Experiment
-from squeezetime_jax.training.recipe import check_batch
+from squeezetime_jax.model.config import NetworkConfig
+from squeezetime_jax.peers import registry
+from squeezetime_jax.training.task import find_task
 
-# What stands in a config file for None: a field without a value has no type to check against.
-_NOTHING: Mapping[tuple[str, str], Any] = {
+# Config files have these values for None: a field without a value has no type to check against.
+_EMPTY: Mapping[tuple[str, str], Any] = {
     ("augmentation", "flip_labels"): (),
     ("model", "bn_group_size"): 0,
 }
-# Fields that earlier runs do not have, and what they stand for there.
-_ADDED: Mapping[str, Any] = {"model.name": "squeezetime"}
-_E = TypeVar("_E")
+_NETWORK = "--config.model.name="
 
 
-def default(kind: type = Experiment) -> ml_collections.ConfigDict:
+def default(task: Any = "recognition") -> ml_collections.ConfigDict:
     """The default experiment of a task, for a config file to change.
 
     Args:
-      kind: the task's dataclass.
+      task: name of the task.
     """
-    fields = dataclasses.asdict(kind())
-    for (section, name), nothing in _NOTHING.items():
-        if name in fields.get(section, ()):
-            fields[section][name] = fields[section][name] or nothing
+    kind = find_task(task).experiment_type if isinstance(task, str) else task
+    fields = {
+        name: _with_empty(name, value) if isinstance(value, dict) else value
+        for name, value in dataclasses.asdict(kind()).items()
+    }
     return ml_collections.ConfigDict(fields).lock()
+
+
+def use_network(fields: ml_collections.ConfigDict, name: str) -> None:
+    """Set another network, as published; its classes, dtype and groups of batch norm stay.
+
+    Args:
+      fields: of an experiment; changed in place.
+      name: of the network, in the register.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    kept = {each: fields.model[each] for each in ("num_classes", "dtype", "bn_group_size")}
+    set_network(fields, registry.entry_of(name).config)
+    fields.model.update(kept)
+
+
+def set_network(fields: ml_collections.ConfigDict, network: NetworkConfig) -> None:
+    """Set another network with all its fields.
+
+    Args:
+      fields: of an experiment; changed in place.
+      network: its configuration.
+    """
+    with fields.unlocked():
+        fields.model = ml_collections.ConfigDict(_with_empty("model", dataclasses.asdict(network)))
+    fields.lock()
 
 
 def check_variant(variant: str, *known: str) -> None:
@@ -56,67 +82,61 @@ def check_variant(variant: str, *known: str) -> None:
         raise UserError(f"config: no variant {variant!r}; known are {', '.join(known)}")
 
 
-def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Experiment:
-    """Check a config of recognition and freeze it.
-
-    Raises:
-      UserError: a field is unknown (the nearest name is given), or its value is not allowed.
-    """
-    experiment = parse_as(Experiment, config)
-    check_batch(experiment.optimizer, experiment.batch_size, experiment.model.bn_group_size)
-    return experiment
-
-
-def parse_as(kind: type[_E], config: Mapping[str, Any] | ml_collections.ConfigDict) -> _E:
-    """Check a config of any task and freeze it.
+def parse(fields: Mapping[str, Any] | ml_collections.ConfigDict) -> Any:
+    """Check the fields of an experiment and freeze it.
 
     Args:
-      kind: the task's dataclass.
-      config: what `default(kind)` gave, changed.
+      fields: what `default` gave, changed.
+
+    Returns:
+      An object of the task's subclass of `Experiment`.
 
     Raises:
-      UserError: a field is unknown (the nearest name is given), or its value is not allowed.
+      UserError: a field is unknown (the nearest name is given), or its value is invalid.
     """
-    fields = _plain(config)
-    for section, name in _NOTHING:
-        if isinstance(fields.get(section), dict) and name in fields[section]:
-            fields[section][name] = fields[section][name] or None
-    return _build(kind, fields, "")
+    plain = _plain(fields)
+    return _build(find_task(plain["task"]).experiment_type, plain, "")
 
 
-def parse_data(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Data:
-    """Check and freeze the `data` section alone, for what depends on the data to be filled in."""
-    return _build(Data, _plain(config)["data"], "data.")
+def parse_as(kind: type, fields: Any) -> Any:
+    """For tasks that are not converted yet."""
+    return _build(kind, _plain(fields), "")
 
 
-def fill_in(config: ml_collections.ConfigDict, num_videos: int, num_classes: int) -> None:
-    """Choose what a config leaves to the data: `0` classes, epochs or clips in a batch.
+def parse_section(fields: Mapping[str, Any] | ml_collections.ConfigDict, name: str) -> Any:
+    """Check and freeze one section, for when others are not filled in yet.
 
-    Args:
-      config: changed in place.
-      num_videos: training videos.
-      num_classes: their classes.
+    Raises:
+      UserError: as `parse`.
     """
-    if not config.model.num_classes:
-        config.model.num_classes = num_classes
-    if not config.batch_size:
-        # At least 20 steps in an epoch, for a schedule to have steps to move in.
-        config.batch_size = max((n for n in (64, 32, 16, 8) if 20 * n <= num_videos), default=8)
-        config.batch_size = min(config.batch_size, num_videos)
-    if not config.epochs:
-        # Some 60 000 clips: what 50 epochs of HMDB51's 3.5 thousand videos come to, a third of it.
-        config.epochs = min(max(round(60_000 / num_videos), 10), 100)
+    plain = _plain(fields)
+    kind = find_task(plain["task"]).experiment_type
+    (section,) = (each.type for each in dataclasses.fields(kind) if each.name == name)
+    return _build(section, plain[name], f"{name}.")  # type: ignore[arg-type]
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, ml_collections.ConfigDict):
-        value = value.to_dict()
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+def _with_empty(section: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """A section with empty values for None."""
+    empty = {name: value for (each, name), value in _EMPTY.items() if each == section}
+    return fields | {name: fields[name] or value for name, value in empty.items() if name in fields}
+
+
+def _plain(fields: Any) -> Any:
+    """The same as dictionaries and tuples, with None where a config file has an empty value."""
+    if isinstance(fields, ml_collections.ConfigDict):
+        fields = fields.to_dict()
+    if not isinstance(fields, Mapping):
+        return tuple(fields) if isinstance(fields, list) else fields
+    plain = {name: _plain(value) for name, value in fields.items()}
+    for section, name in _EMPTY:
+        if isinstance(plain.get(section), dict) and name in plain[section]:
+            plain[section][name] = plain[section][name] or None
+    return plain
 
 
 def _build(kind: type, fields: Mapping[str, Any], path: str) -> Any:
+    if kind is NetworkConfig:  # which one, says its name
+        kind = type(registry.entry_of(fields.get("name", "squeezetime")).config)
     known = {field.name: field.type for field in dataclasses.fields(kind)}
     values = {}
     for name, value in fields.items():
@@ -142,6 +162,8 @@ def unknown_field(name: str, known: Sequence[str]) -> UserError:
 def read(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     """Read `--config FILE[:VARIANT] --config.field=value ...`.
 
+    `--config.model.name=NAME` replaces the network of the file; see `use_network`.
+
     Args:
       arguments: the command line's arguments that concern the config.
 
@@ -149,21 +171,31 @@ def read(arguments: Sequence[str]) -> ml_collections.ConfigDict:
       UserError: the file or a field is not there, or a value has another type.
     """
     words = _with_path(arguments)
-    files = [word for word in words if word.startswith("--config=")]
-    file = files[-1].removeprefix("--config=")
-    config = _load(files, lambda error: _mistake_in_file(error, file))
-    return _load(words, lambda error: _mistake_in_fields(error, words, config.to_dict()))
+    *_, file = [word for word in words if word.startswith("--config=")]
+    path = file.removeprefix("--config=")
+    fields = _load([file], None, lambda error: _mistake_in_file(error, path))
+    names = [word.removeprefix(_NETWORK) for word in words if word.startswith(_NETWORK)]
+    if names and names[-1] != fields.model.name:
+        use_network(fields, names[-1])
+    changes = [word for word in words if not word.startswith("--config=")]
+    return _load(changes, fields, lambda error: _mistake_in_fields(error, words, fields.to_dict()))
 
 
 def _load(
-    words: Sequence[str], readable: Callable[[Exception], UserError]
+    words: Sequence[str],
+    fields: ml_collections.ConfigDict | None,
+    readable: Callable[[Exception], UserError],
 ) -> ml_collections.ConfigDict:
+    """The config of the file that `words` name, or `fields` as `words` change them."""
     argv = ["squeezetime", *words]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         with warnings.catch_warnings():  # ml_collections loads files in a deprecated way
             warnings.simplefilter("ignore", DeprecationWarning)
+            if fields is None:
+                config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+            else:
+                config_flags.DEFINE_config_dict("config", fields, flag_values=values, sys_argv=argv)
             rest = values(argv)[1:]
         config = values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -249,20 +281,3 @@ def shipped_configs() -> dict[str, Path]:
         folder = Path(__file__).resolve().parents[2] / "configs"
     files = sorted(Path(str(file)) for file in folder.iterdir() if file.name.endswith(".py"))
     return {file.stem: file for file in files if not file.stem.startswith("_")}
-
-
-def to_json(experiment: Any) -> dict[str, Any]:
-    """The experiment as JSON has it."""
-    return json.loads(json.dumps(dataclasses.asdict(experiment)))
-
-
-def differences(mine: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> list[str]:
-    """Fields that differ, as `name: other's value -> my value`, but for what touches no result."""
-    found = []
-    for name in sorted({*mine, *other} - ({"run", "published"} if not path else set())):
-        a, b = mine.get(name), other.get(name, _ADDED.get(path + name))
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{path}{name}.")
-        elif a != b:
-            found.append(f"{path}{name}: {b!r} -> {a!r}")
-    return found

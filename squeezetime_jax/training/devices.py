@@ -3,17 +3,18 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from squeezetime_jax.errors import UserError
 
 DATA = "data"
-"""The one axis of the mesh; the batch is cut along it, everything else is on every device."""
+"""The only axis of the mesh. A batch is cut along it; everything else is on every device."""
 
 
 def connect(
@@ -30,12 +31,12 @@ def connect(
       coordinator: `host:port` of process 0. Default: `JAX_COORDINATOR_ADDRESS`, or the cluster's.
       num_processes: processes in the run. Default: `JAX_NUM_PROCESSES`, or the cluster's.
       process_id: this process, from 0. Default: `JAX_PROCESS_ID`, or the cluster's.
-      force: ask JAX to find the cluster even where the environment shows none (a Cloud TPU VM tells
-        of its slice over the network, not in the environment).
+      force: let JAX look for a cluster even if the environment variables show none (a Cloud TPU VM
+        learns of its slice over the network).
       environment: the environment variables.
 
     Returns:
-      Whether this process is now one of several that may be.
+      Whether this process has joined others.
 
     Raises:
       UserError: only some of the three are known, or the others cannot be reached.
@@ -48,8 +49,8 @@ def connect(
     known = [coordinator is not None, num_processes is not None, process_id is not None]
     if any(known) and not all(known):
         raise UserError(
-            "distributed: found only some of coordinator address, number of hosts and host id; "
-            "give --coordinator, --num-hosts and --host-id together, or none of them"
+            "distributed: only some of coordinator address, number of hosts and host id are given;"
+            " give --coordinator, --num-hosts and --host-id together, or none of them"
         )
     if not (any(known) or force or in_cluster(environment)):
         return False
@@ -58,8 +59,8 @@ def connect(
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"distributed: cannot join the run: {reason}; check that process 0 runs, that its port "
-            "is open and that every process was given the same address"
+            f"distributed: cannot join the run: {reason}; check that process 0 is running, that its"
+            " port is open and that every process has the same address"
         ) from error
     return True
 
@@ -81,12 +82,17 @@ def _number(given: int | None, name: str, environment: Mapping[str, str]) -> int
     try:
         return int(environment[name])
     except ValueError:
-        raise UserError(f"{name}: found {environment[name]!r}; wanted a number") from None
+        raise UserError(f"{name} must be a number, got {environment[name]!r}") from None
 
 
-def data_mesh() -> Mesh:
-    """All devices of all hosts in a row."""
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+def data_mesh(number: int | None = None) -> Mesh:
+    """All devices of all hosts in a row, in order of process and id; or the first `number` of them.
+
+    The rows of a batch then lie in order of the hosts, on any kind of machine; `jax.make_mesh`
+    would order a TPU slice by its wiring, and refuse several slices or GPU hosts.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices[:number]), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -99,20 +105,41 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def check_batch_on(mesh: Mesh, batch_size: int) -> None:
-    """Refuse a batch that the devices cannot share evenly.
+def check_batch_on(
+    mesh: Mesh, batch_size: int, *, group_size: int | None = None, parts: int = 1
+) -> None:
+    """Refuse a batch that the devices cannot share without exchanging clips.
+
+    Args:
+      mesh: the devices.
+      batch_size: clips in a step.
+      group_size: clips that batch norm takes its statistics over; None: the whole batch.
+      parts: gradient accumulation; every part is shared by all devices.
 
     Raises:
-      UserError: with the nearest batch sizes that they can.
+      UserError: with the nearest batch sizes that they can share.
     """
     devices = mesh.size
     if batch_size % devices:
-        below = batch_size // devices * devices
-        nearest = " or ".join(str(n) for n in (below, below + devices) if n)
+        nearest = _nearest(batch_size, devices)
         raise UserError(
-            f"batch_size is {batch_size}, which {devices} devices cannot share evenly; "
-            f"choose {nearest}"
+            f"batch_size {batch_size} is not a multiple of the {devices} devices; choose {nearest}"
         )
+    groups = batch_size // (group_size or batch_size)
+    if groups > parts and groups % (parts * devices):
+        assert group_size is not None
+        nearest = _nearest(batch_size, group_size * parts * devices)
+        each = "" if parts == 1 else f" in each of {parts} parts"
+        raise UserError(
+            f"batch_size {batch_size} has {groups // parts} groups of model.bn_group_size ="
+            f" {group_size}{each}, which {devices} devices cannot share evenly; choose batch_size"
+            f" {nearest}, or another model.bn_group_size"
+        )
+
+
+def _nearest(number: int, factor: int) -> str:
+    below = number // factor * factor
+    return " or ".join(str(multiple) for multiple in (below, below + factor) if multiple)
 
 
 _COLLECTIVE = re.compile(
@@ -123,7 +150,7 @@ _ARRAY = re.compile(r"(pred|bf16|[suf]\d+)\[([\d,]*)\]")
 
 
 def collective_bytes(program: str) -> int:
-    """Bytes that the collectives of a compiled program yield on each device.
+    """Bytes that the collectives of a compiled program write on each device.
 
     Args:
       program: the text of the compiled program (`compiled.as_text()`).
@@ -137,12 +164,25 @@ def collective_bytes(program: str) -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes reports."""
+    """Whether this process is the one that writes files and reports."""
     return jax.process_index() == 0
 
 
+def first_host_makes(make: Callable[[], object], what: str) -> None:
+    """Make files that all hosts read: process 0 makes them while the others wait.
+
+    Args:
+      make: makes them, or returns at once if they are there.
+      what: their name, the same on all hosts.
+    """
+    if is_main():
+        make()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def put_everywhere(tree: Any, mesh: Mesh) -> Any:
-    """Lay a tree of arrays that every process holds whole onto every device, as new buffers."""
+    """Copy a tree of arrays, the same in every process, to every device, as new buffers."""
     if jax.process_count() == 1:
         return jax.device_put(tree, replicated(mesh), may_alias=False)
     return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())

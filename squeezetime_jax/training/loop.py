@@ -1,4 +1,4 @@
-"""The timetable of a run: dispatch a step, read the one before; evaluate and save when due."""
+"""The loop of a run: dispatch a step, read the metrics of the one before, save, evaluate."""
 
 import dataclasses
 import math
@@ -6,47 +6,28 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from jaxtyping import PRNGKeyArray
 
+from squeezetime_jax.checkpoint.run import RunCheckpoints
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.training.report import Clock, Report
-from squeezetime_jax.training.step import TrainState
+from squeezetime_jax.training.report import Clock, Reporter
+from squeezetime_jax.training.step import TrainState, items_of
 from squeezetime_jax.training.task import Batch, Metrics
 
 Step = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]
-Evaluate = Callable[[TrainState], dict[str, float]]
+Evaluate = Callable[[int, TrainState], None]
 
 
 class NonFiniteLoss(UserError):
-    """The loss or the gradient is no longer a number."""
+    """The loss or the norm of the gradient is not finite."""
 
 
 class Preempted(UserError):
-    """The run was asked to stop, and has saved where it stands."""
-
-
-@runtime_checkable
-class Checkpoints(Protocol):
-    """Where the loop saves to."""
-
-    def save(
-        self,
-        state: TrainState,
-        step: int,
-        progress: Mapping[str, Any],
-        scores: Mapping[str, float] | None = None,
-    ) -> None:
-        """Begin to save; returns as soon as the state may be donated again."""
-
-    def wait(self) -> None:
-        """Until everything that was begun is on disk."""
-
-    def describe_last(self) -> str:
-        """The newest finished checkpoint, for a message."""
+    """The run received SIGTERM, and has saved its last step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +38,7 @@ class Timetable:
       total_steps: steps of the whole run.
       log_every: steps from one report to the next.
       evaluate_every: steps from one evaluation to the next; also after the last step.
-      save_every: steps from one checkpoint to the next; also after each evaluation and at the end.
+      save_every: steps from one checkpoint to the next; also before each evaluation and at the end.
       profile: first and last step of a profiler trace.
     """
 
@@ -87,21 +68,21 @@ class Timetable:
 
 
 class StopRequest:
-    """Hears the SIGTERM of a scheduler that wants the machine back."""
+    """Whether a SIGTERM has arrived: a scheduler needs the machine for something else."""
 
     def __enter__(self) -> "StopRequest":
         self.signalled = False
-        # Where JAX's distributed service runs, it listens itself, and all hosts agree on a step.
+        # JAX's distributed service, where it runs, has a handler, and all hosts agree on a step.
         self._agrees = jax.distributed.is_initialized()
         if not self._agrees:
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+            self._before = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._agrees:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signalled = True
 
     def after(self, step: int) -> bool:
@@ -112,18 +93,18 @@ class StopRequest:
 
 
 class Window:
-    """Means of the metrics since the last report; part of a checkpoint, for it moves too."""
+    """Means of the metrics since the last report; a checkpoint keeps it."""
 
     def __init__(self, progress: Mapping[str, Any]):
         self.sums: dict[str, float] = dict(progress.get("sums", {}))
         self.steps: int = progress.get("steps", 0)
 
     def progress(self) -> dict[str, Any]:
-        """What `Window` is made from again."""
+        """The argument that makes the same `Window` again."""
         return {"sums": dict(self.sums), "steps": self.steps}
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Count one step in."""
+        """Count one step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.steps += 1
@@ -144,36 +125,36 @@ def fit(
     key: PRNGKeyArray,
     timetable: Timetable,
     evaluate: Evaluate,
-    checkpoints: Checkpoints,
-    report: Report,
+    checkpoints: RunCheckpoints,
+    reporter: Reporter,
     clock: Clock,
     progress: Mapping[str, Any],
     workdir: Path,
 ) -> TrainState:
     """Train from `start_step` to the timetable's end.
 
-    Nothing passes between host and devices but the batch, the metrics of the step before, and what
-    an evaluation or a checkpoint needs; anything else raises.
+    Host and devices exchange the batch, the metrics of the step before, and what an evaluation or a
+    checkpoint needs; any other transfer raises an error.
 
     Args:
-      state: where to start; its buffers are given up.
+      state: where to start; its buffers are donated.
       start_step: steps that `state` has behind it.
       step: the compiled step.
       batches: batches on the devices, from the `start_step`-th on.
       key: the run's key, on the devices.
       timetable: what happens when.
-      evaluate: scores of a state.
+      evaluate: scores a state and records the scores, given the number of its steps.
       checkpoints: where to save.
-      report: who is told.
-      clock: where the time goes.
-      progress: what a resumed checkpoint kept of the loop itself; empty at the start.
+      reporter: where to report.
+      clock: counts where the time goes.
+      progress: what a checkpoint kept of the loop; empty at the start.
       workdir: where a profiler trace goes.
 
     Returns:
       The state after the last step.
 
     Raises:
-      NonFiniteLoss: with the step, the last good checkpoint and a hint.
+      NonFiniteLoss: with the step, the last good checkpoint and advice.
       Preempted: after SIGTERM, when the checkpoint is on disk.
     """
     window = Window(progress)
@@ -189,60 +170,65 @@ def fit(
         _check_finite(values, done, checkpoints)
         window.add(values)
         if timetable.logs(done):
-            report.train(done, window.means())
+            reporter.training(done, window.means())
 
+    def save(done: int) -> None:
+        with clock("saving"), jax.transfer_guard("allow"):
+            kept = {**window.progress(), "seconds": clock.seconds}
+            checkpoints.save(done, items_of(state), kept)
+
+    total = timetable.total_steps
     with (
         StopRequest() as stop,
         jax.transfer_guard("disallow"),
-        _Profile(timetable, workdir) as trace,
+        _Profile(timetable, workdir) as profile,
     ):
-        for done in range(start_step + 1, timetable.total_steps + 1):
+        for done in range(start_step + 1, total + 1):
             with clock("data wait"):
                 batch = next(batches)
             with clock("step"):
-                trace.before(done)
+                profile.before(done)
                 state, metrics = step(state, batch, key)
                 read_pending()
                 pending = done, metrics
+                profile.after(done, state)
             stops = stop.after(done)
             if not (stops or timetable.saves(done)):
                 continue
             with clock("step"):
                 read_pending()
-            scores = None
-            if timetable.evaluates(done):
-                with clock("evaluation"), jax.transfer_guard("allow"):
-                    scores = evaluate(state)
-                report.evaluation(done, scores)
-            with clock("saving"), jax.transfer_guard("allow"):
-                checkpoints.save(state, done, window.progress(), scores)
-                if stops:
-                    checkpoints.wait()
-            if stops and done < timetable.total_steps:
+            # Saved before it is evaluated: nothing that an evaluation meets may lose a step.
+            save(done)
+            if stops and (done < total or timetable.evaluates(done)):
+                checkpoints.wait()
                 raise Preempted(
-                    f"asked to stop (SIGTERM); step {done} of {timetable.total_steps} is saved: "
-                    f"{checkpoints.describe_last()}; the same command goes on from there"
+                    f"stopped by SIGTERM; step {done} of {total} is saved:"
+                    f" {checkpoints.describe_last()}; the same command continues from there"
                 )
+            if timetable.evaluates(done):
+                with jax.transfer_guard("allow"):
+                    evaluate(done, state)
         with clock("saving"), jax.transfer_guard("allow"):
             checkpoints.wait()
     return state
 
 
 def _in_order(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers as one reads them: the loss, what the task reports, the optimiser's last."""
+    """The metrics in order of interest: the loss, the task's, the optimiser's."""
     ends = ("loss", "learning_rate", "grad_norm")
     between = [name for name in metrics if name not in ends]
     return {name: metrics[name].item() for name in (ends[0], *between, *ends[1:])}
 
 
-def _check_finite(values: Mapping[str, float], step: int, checkpoints: Checkpoints) -> None:
+def _check_finite(values: Mapping[str, float], step: int, checkpoints: RunCheckpoints) -> None:
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values[name]):
             raise NonFiniteLoss(
                 f"{name} is {values[name]} at step {step} (learning rate "
                 f"{values['learning_rate']:.3g}); last good checkpoint: "
-                f"{checkpoints.describe_last()}; lower optimizer.learning_rate or lengthen "
-                "optimizer.warmup_epochs, and look for damaged videos with `squeezetime check`"
+                f"{checkpoints.describe_last()}; in another --workdir, lower"
+                " optimizer.learning_rate or lengthen optimizer.warmup_epochs; `squeezetime check`"
+                " finds damaged videos"
             )
 
 
@@ -252,20 +238,24 @@ class _Profile:
     def __init__(self, timetable: Timetable, workdir: Path):
         self._first, self._last = timetable.profile
         self._folder = workdir / "profile"
-        self._runs = False
+        self._is_running = False
 
     def __enter__(self) -> "_Profile":
         return self
 
     def before(self, step: int) -> None:
-        """Start or stop if it is time."""
+        """Start if it is time."""
         if self._first and step == self._first:
             jax.profiler.start_trace(str(self._folder))
-            self._runs = True
-        elif self._runs and step > self._last:
+            self._is_running = True
+
+    def after(self, step: int, state: TrainState) -> None:
+        """Stop after the last step, when the devices are done with it."""
+        if self._is_running and step >= self._last:
+            jax.block_until_ready(state)
             self.__exit__()
 
     def __exit__(self, *_: object) -> None:
-        if self._runs:
+        if self._is_running:
             jax.profiler.stop_trace()
-            self._runs = False
+            self._is_running = False

@@ -1,8 +1,4 @@
-"""What a run tells: progress, metrics file, TensorBoard, curves, and where the time went.
-
-Every reporter has the methods of `Report`; `Silence` does nothing, so that the loop never asks
-whether somebody listens.
-"""
+"""What a run reports: progress, metrics file, TensorBoard, curves, and where the time went."""
 
 import contextlib
 import importlib.metadata
@@ -13,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 
@@ -24,11 +20,10 @@ METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 
 
-@runtime_checkable
-class Report(Protocol):
-    """Somebody who listens to a run."""
+class Reporter:
+    """Receives what a run reports, and ignores it; subclasses print or write it."""
 
-    def train(self, step: int, values: Mapping[str, float]) -> None:
+    def training(self, step: int, values: Mapping[str, float]) -> None:
         """Means over the steps since the last call, up to and including `step`."""
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
@@ -38,66 +33,67 @@ class Report(Protocol):
         """A sentence for the user."""
 
     def close(self) -> None:
-        """The run is over, well or badly."""
+        """The run has ended or failed."""
 
 
-class Silence:
-    """A report that does nothing."""
+class Reporters(Reporter):
+    """Passes everything on to several reporters."""
 
-    def train(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+    def __init__(self, reporters: Sequence[Reporter]):
+        self._reporters = reporters
 
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class Everyone:
-    """Passes everything on to several reports."""
-
-    def __init__(self, reports: Sequence[Report]):
-        self.reports = reports
-
-    def train(self, step: int, values: Mapping[str, float]) -> None:
+    def training(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on."""
-        for report in self.reports:
-            report.train(step, values)
+        for reporter in self._reporters:
+            reporter.training(step, values)
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on."""
-        for report in self.reports:
-            report.evaluation(step, values)
+        for reporter in self._reporters:
+            reporter.evaluation(step, values)
 
     def say(self, text: str) -> None:
         """Pass on."""
-        for report in self.reports:
-            report.say(text)
+        for reporter in self._reporters:
+            reporter.say(text)
 
     def close(self) -> None:
         """Pass on."""
-        for report in self.reports:
-            report.close()
+        for reporter in self._reporters:
+            reporter.close()
 
 
-class MetricsFile(Silence):
+class Report(Reporter):
+    """The former name."""
+
+
+Silence = Report
+
+
+class MetricsFile(Reporter):
     """`metrics.jsonl`: a line per report, `{"step", "kind": "train" | "eval", ...}`.
 
-    Lines beyond `start_step`, left by a run that was killed between two checkpoints, are dropped:
-    they will be written again, the same.
+    Lines that a killed run wrote after its last checkpoint are dropped; the resumed run writes the
+    same again.
+
+    Args:
+      workdir: the run's directory.
+      start_step: step of the checkpoint that the run continues from.
+      evaluates_again: whether the evaluation after `start_step` is still to be finished.
     """
 
-    def __init__(self, workdir: Path, start_step: int = 0):
+    def __init__(self, workdir: Path, start_step: int = 0, *, evaluates_again: bool = False):
         path = workdir / METRICS
-        kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
+        kept = [
+            line
+            for line in read_metrics(workdir)
+            if line["step"] < start_step
+            or (line["step"] == start_step and not (evaluates_again and line["kind"] == "eval"))
+        ]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 
-    def train(self, step: int, values: Mapping[str, float]) -> None:
+    def training(self, step: int, values: Mapping[str, float]) -> None:
         """Write a line."""
         self._write({"step": step, "kind": "train", **values})
 
@@ -127,17 +123,17 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return lines
 
 
-class TensorBoard(Silence):
+class TensorBoard(Reporter):
     """Event files, written without TensorFlow."""
 
     def __init__(self, workdir: Path, start_step: int = 0):
         from tensorboardX import SummaryWriter
 
-        # What a killed run wrote beyond the checkpoint is hidden by TensorBoard.
+        # TensorBoard hides what a killed run wrote after its last checkpoint.
         purge = start_step + 1 if start_step else None
         self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
 
-    def train(self, step: int, values: Mapping[str, float]) -> None:
+    def training(self, step: int, values: Mapping[str, float]) -> None:
         """Add scalars under `train/`."""
         self._add("train", step, values)
 
@@ -155,14 +151,14 @@ class TensorBoard(Silence):
         self._writer.flush()
 
 
-class Lines(Silence):
+class Lines(Reporter):
     """Plain lines, for a log file or a pipe."""
 
     def __init__(self, start_step: int, total_steps: int, batch_size: int):
         self._total = total_steps
         self._rate = _Rate(start_step, total_steps, batch_size)
 
-    def train(self, step: int, values: Mapping[str, float]) -> None:
+    def training(self, step: int, values: Mapping[str, float]) -> None:
         """Print a line."""
         print(f"step {step}/{self._total}  {_numbers(values)}  {self._rate(step)}", flush=True)
 
@@ -175,7 +171,7 @@ class Lines(Silence):
         print(text, flush=True)
 
 
-class Bar(Silence):
+class Bar(Reporter):
     """A progress bar, for a terminal."""
 
     def __init__(self, start_step: int, total_steps: int, batch_size: int):
@@ -193,7 +189,7 @@ class Bar(Silence):
         )
         self._progress.start()
 
-    def train(self, step: int, values: Mapping[str, float]) -> None:
+    def training(self, step: int, values: Mapping[str, float]) -> None:
         """Move the bar."""
         shown = {k: v for k, v in values.items() if k not in ("learning_rate", "grad_norm")}
         numbers = f"{_numbers(shown)}  {self._rate(step)}"
@@ -212,7 +208,7 @@ class Bar(Silence):
         self._progress.stop()
 
 
-def console(start_step: int, total_steps: int, batch_size: int) -> Report:
+def console(start_step: int, total_steps: int, batch_size: int) -> Reporter:
     """The bar on a terminal, lines elsewhere."""
     reporter = Bar if is_terminal(sys.stdout) else Lines
     return reporter(start_step, total_steps, batch_size)
@@ -228,7 +224,7 @@ class _Rate:
 
     def __call__(self, step: int) -> str:
         now = time.monotonic()
-        if not self._begin:  # what came before the first report was compilation
+        if not self._begin:  # most of the time before the first report is compilation
             self._first, self._begin = step, now
             self._last_step, self._last_time = step, now
             return ""
@@ -239,7 +235,7 @@ class _Rate:
 
 
 def duration(seconds: float | int) -> str:
-    """Seconds as a person reads them: 42 s, 3 min 05 s, 2 h 10 min."""
+    """Seconds as text: 42 s, 3 min 05 s, 2 h 10 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -259,12 +255,12 @@ def _number(name: str, value: float) -> str:
 
 
 class Clock:
-    """Where the wall-clock time of a run goes, in seconds by part."""
+    """The wall-clock time of a run by part, in seconds."""
 
     PARTS = ("data wait", "step", "evaluation", "saving")
 
     def __init__(self, before: Mapping[str, float] | None = None) -> None:
-        self.seconds = {**dict.fromkeys(self.PARTS, 0.0), **(before or {})}
+        self.seconds = dict.fromkeys(self.PARTS, 0.0) | dict(before or {})
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -276,7 +272,7 @@ class Clock:
             self.seconds[part] += time.monotonic() - begin
 
     def summary(self) -> str:
-        """One line: the share of each part, and what would help most."""
+        """One line: the share of each part, and what would make the run faster."""
         total = sum(self.seconds.values()) or 1.0
         shares = {part: seconds / total for part, seconds in self.seconds.items()}
         split = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
@@ -290,7 +286,7 @@ class Clock:
 
 
 def environment() -> dict[str, Any]:
-    """What a run ran on: versions, machine, devices."""
+    """Versions, machine and devices, for a run's `environment.json`."""
     packages = ["squeezetime-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"]
     packages += ["numpy", "av", "opencv-python-headless"]
     versions = {}
@@ -310,7 +306,7 @@ def environment() -> dict[str, Any]:
 
 
 def is_finished(workdir: Path) -> bool:
-    """Whether the run in `workdir` has come to its end, which is when its curves are drawn."""
+    """Whether the run in `workdir` has ended; its curves are drawn last."""
     return (workdir / CURVES).exists()
 
 
@@ -333,10 +329,11 @@ def draw_curves(workdir: Path, steps_per_epoch: int, score: str = "top1") -> Pat
     panels = figure.subplots(1, 3)
     for axes, name in zip(panels, ("loss", score, "learning_rate"), strict=True):
         for lines, style, label in ((train, "-", "training"), (evaluations, "o-", "evaluation")):
-            seen = [line for line in lines if name in line]
-            epochs = [line["step"] / steps_per_epoch for line in seen]
-            if seen:
-                axes.plot(epochs, [line[name] for line in seen], style, label=label)
+            points = [
+                (line["step"] / steps_per_epoch, line[name]) for line in lines if name in line
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=label)
         if any(name in line for line in evaluations):
             axes.legend()
         axes.set(xlabel="epoch", title=name.replace("_", " "))

@@ -12,7 +12,7 @@ from squeezetime_jax.training.network import Tree
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.task import Batch, Metrics, Task
 
-# Names of what is random in a step; each has its own stream of keys.
+# Each use of random numbers in a step has its own stream of keys.
 _PREPARE, _DROPOUT = range(2)
 
 
@@ -26,7 +26,7 @@ class TrainState:
       params: weights, as nested dictionaries of arrays.
       batch_stats: running statistics of batch norm, likewise.
       opt_state: the optimiser's momenta and count.
-      ema: running average of `params` and `batch_stats`; empty where the recipe has none.
+      ema: running average of `params` and `batch_stats`; empty if the recipe has none.
     """
 
     step: Any  # an array, or whatever JAX maps a tree of arrays to
@@ -52,10 +52,32 @@ def init_state(
 
 
 def averaged(state: TrainState) -> tuple[Tree, Tree]:
-    """The weights and statistics to evaluate: the running average where there is one."""
+    """The weights and statistics to evaluate: the running average if there is one."""
     if state.ema:
         return state.ema["params"], state.ema["batch_stats"]
     return state.params, state.batch_stats
+
+
+def items_of(state: TrainState) -> dict[str, Any]:
+    """The state as a checkpoint's items; `params` and `batch_stats` are the ones to evaluate."""
+    params, batch_stats = averaged(state)
+    training: dict[str, Any] = {"step": state.step, "opt_state": state.opt_state}
+    if state.ema:
+        training["raw"] = {"params": state.params, "batch_stats": state.batch_stats}
+    return {"params": params, "batch_stats": batch_stats, "training": training}
+
+
+def state_of(items: dict[str, Any]) -> TrainState:
+    """The state that `items_of` gave."""
+    training = items["training"]
+    evaluated = {name: items[name] for name in ("params", "batch_stats")}
+    raw = training.get("raw")
+    return TrainState(
+        step=training["step"],
+        opt_state=training["opt_state"],
+        ema=evaluated if raw else {},
+        **(raw or evaluated),
+    )
 
 
 def train_step(
@@ -71,16 +93,16 @@ def train_step(
     """One step of gradient descent.
 
     Args:
-      state: where the run stands.
-      batch: what the task takes.
-      key: the run's key. What a step draws depends on it and on the step's number alone.
+      state: before the step.
+      batch: as `task.abstract_batch` says.
+      key: the run's key. All random numbers of a step follow from it and the step's number.
       task: what is trained.
       optimizer: gradient to update.
       schedule: the learning rate to report.
       recipe: accumulation and averaging.
 
     Returns:
-      The state after the step, and scalars: `loss`, what the task reports, `learning_rate` and
+      The state after the step, and scalars: `loss`, the task's metrics, `learning_rate` and
       `grad_norm` (before clipping).
     """
     key = jax.random.fold_in(key, state.step)
@@ -106,10 +128,10 @@ def train_step(
 def _gradient(
     task: Task, state: TrainState, batch: Batch, key: PRNGKeyArray, count: int
 ) -> tuple[tuple[Array, tuple[Metrics, Tree]], Tree]:
-    """Loss, metrics, moved statistics and gradient: means over `count` parts of the batch.
+    """Loss, metrics, updated statistics and gradient: means over `count` parts of the batch.
 
     Every part starts from the same statistics and holds whole groups of batch norm, so that the
-    mean over parts is what the batch gives in one piece.
+    mean over parts equals the result of the batch in one piece.
     """
 
     def loss(params: Tree, batch: Batch, key: PRNGKeyArray) -> Any:
@@ -133,9 +155,9 @@ def _gradient(
 
 
 def _deal(x: Array, parts: int, group: int) -> Array:
-    """Deal the groups of a batch out to the parts in turn: (n, ...) -> (parts, n / parts, ...).
+    """Deal the groups of a batch to the parts in turn: (n, ...) -> (parts, n / parts, ...).
 
-    Dealt in turn, every device's own groups go to every part and nothing moves between devices.
+    In turn, because then each part has groups of every device, and no clip moves between devices.
     """
     dealt = x.reshape(-1, parts, group, *x.shape[1:]).swapaxes(0, 1)
     return dealt.reshape(parts, -1, *x.shape[1:])

@@ -194,7 +194,7 @@ def test_eval_from_a_config_is_compared_with_what_is_published(
     assert run("eval", "--config", config, "--checkpoint", checkpoint) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert "paper, Table 7: top-1 71.60 %   top-5 89.30 %; here -" in last
-    assert "theirs is with views 10x3" in last
+    assert "(published with views 10x3)" in last
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_eval_from_a_config_is_compared_with_what_is_published(
         ([], "no videos given"),
         (["--videos", "nowhere.txt"], "found neither file nor folder"),
         (["--videos", "{empty}"], "found no video in its 0 folders"),
-        (["--videos", "{broken}"], "1 videos cannot be read: broken.mp4"),
+        (["--videos", "{broken}"], "1 video cannot be read"),
         (["--videos", "{broken}", "--labels", "nowhere.txt"], "nowhere.txt: not readable"),
         (["--config", "nowhere.py"], "config: no file nowhere.py"),
     ],

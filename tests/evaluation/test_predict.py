@@ -134,7 +134,9 @@ def test_a_stream_over_the_network(model: st.SqueezeTime, long_video: Path) -> N
         assert len(found) == 14
         with pytest.raises(VideoError, match=r"nothing\.mp4: cannot be read"):
             next(
-                stream.recognise(Scorer(model), f"{address}/nothing.mp4", SAMPLING.protocol("1x1", 4))
+                stream.recognise(
+                    Scorer(model), f"{address}/nothing.mp4", SAMPLING.protocol("1x1", 4)
+                )
             )
         server.shutdown()
 

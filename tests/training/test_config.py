@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.tasks.recognition.experiment import Recognition
+from squeezetime_jax.tasks.recognition.task import fill_in
 from squeezetime_jax.training import config
-from squeezetime_jax.training.plan import Experiment, Run
+from squeezetime_jax.training.experiment import Run, differences, to_json
 
 DEMO = "--config=configs/demo.py"
 
@@ -90,15 +92,14 @@ def test_what_is_left_to_the_data_follows_its_size() -> None:
     for videos, batch, epochs in ((60, 8, 100), (700, 32, 86), (5000, 64, 12), (100_000, 64, 10)):
         fields = config.default()
         fields.model.num_classes = fields.batch_size = fields.epochs = 0
-        config.fill_in(fields, videos, 7)
+        fill_in(fields, videos, 7)
         assert (fields.model.num_classes, fields.batch_size, fields.epochs) == (7, batch, epochs)
 
 
 def test_differences_name_fields_and_leave_out_what_does_not_matter() -> None:
-    mine = config.to_json(Experiment())
-    other = config.to_json(Experiment(seed=3, run=Run(log_steps=1)))
+    other = to_json(Recognition(seed=3, run=Run(log_steps=1)))
     other["optimizer"]["momentum"] = 0.5
-    assert config.differences(mine, other) == [
+    assert differences(Recognition(), other) == [
         "optimizer.momentum: 0.5 -> 0.9",
         "seed: 3 -> 0",
     ]

@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.abstract import abstract_model, flat_leaves
-from squeezetime_jax.tasks.experiment import run_experiment
-from squeezetime_jax.training import config
-from squeezetime_jax.training.plan import Experiment
+from squeezetime_jax.tasks.recognition.experiment import Recognition as Experiment
+from squeezetime_jax.tasks.recognition.task import fill_in
+from squeezetime_jax.training import config, runner
+from squeezetime_jax.training.experiment import differences, to_json
 from squeezetime_jax.training.recipe import learning_rate_schedule
 
 # ml_collections' own
@@ -37,7 +38,7 @@ BACKBONE_PARAMETERS = 28_887_088  # the paper's 28.7 M, and the position encodin
 
 def _fields(name: str, *changes: str) -> ConfigDict:
     fields = config.read([f"--config={name}", *changes])
-    config.fill_in(fields, num_videos=3570, num_classes=51)
+    fill_in(fields, num_videos=3570, num_classes=51)
     return fields
 
 
@@ -185,7 +186,7 @@ def test_a_config_file_cannot_misspell_either(tmp_path: Path) -> None:
 )
 def test_fine_tuning_fits_the_data(videos: int, epochs: int, batch_size: int) -> None:
     fields = config.read(["--config=finetune"])
-    config.fill_in(fields, num_videos=videos, num_classes=7)
+    fill_in(fields, num_videos=videos, num_classes=7)
     experiment = config.parse(fields)
     assert (experiment.epochs, experiment.batch_size) == (epochs, batch_size)
     assert experiment.model.num_classes == 7
@@ -228,8 +229,8 @@ def test_missing_weights_are_named_before_the_run_begins(tmp_path: Path) -> None
     fields = config.read(
         ["--config=finetune", f"--config.data.train={videos.parent}", f"--config.init={absent}"]
     )
-    with pytest.raises(UserError, match=f"found no {absent}.*--from"):
-        run_experiment(fields, tmp_path / "run")
+    with pytest.raises(UserError, match=f"{absent} not found.*--from"):
+        runner.train(fields, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -241,6 +242,7 @@ def test_variants_differ_only_where_their_docstring_says() -> None:
     }
     for name, variants in VARIANTS.items():
         for pair in itertools.pairwise(variants):
-            found = config.differences(*(config.to_json(_read(f"{name}:{v}")) for v in pair))
+            one, other = (_read(f"{name}:{v}") for v in pair)
+            found = differences(one, to_json(other))
             assert {line.split(":")[0] for line in found} <= allowed
             assert found

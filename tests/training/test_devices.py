@@ -1,5 +1,4 @@
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +92,7 @@ def test_a_lone_process_connects_to_nobody() -> None:
 def test_half_an_address_is_refused() -> None:
     with pytest.raises(UserError, match="only some of coordinator address"):
         devices.connect("host:1234", environment={})
-    with pytest.raises(UserError, match="JAX_PROCESS_ID: found 'two'; wanted a number"):
+    with pytest.raises(UserError, match="JAX_PROCESS_ID must be a number, got 'two'"):
         devices.connect(environment={"JAX_PROCESS_ID": "two"})
 
 
@@ -101,7 +100,8 @@ def test_a_batch_that_devices_cannot_share_is_refused() -> None:
     class FourDevices:
         size = 4
 
-    with pytest.raises(UserError, match=re.escape("batch_size is 10, which 4 devices")):
+    told = "batch_size 10 is not a multiple of the 4 devices; choose 8 or 12"
+    with pytest.raises(UserError, match=told):
         devices.check_batch_on.__wrapped__(FourDevices(), 10)  # type: ignore[attr-defined]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from squeezetime_jax.checkpoint.convert import from_torch_file
+from squeezetime_jax.tasks.recognition.experiment import Recognition as Experiment
 from squeezetime_jax.tasks.recognition.task import Recognition
-from squeezetime_jax.training.plan import Experiment
 from squeezetime_jax.training.recipe import Recipe, learning_rate_schedule, optimizer
 from squeezetime_jax.training.step import init_state, train_step
 from squeezetime_jax.training.task import Batch

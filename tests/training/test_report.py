@@ -14,7 +14,7 @@ def _line(step: int, loss: float) -> dict[str, float]:
 def test_lines_after_the_resumed_step_are_written_again(tmp_path: Path) -> None:
     first = report.MetricsFile(tmp_path)
     for step in (1, 2, 3):
-        first.train(step, _line(step, float(step)))
+        first.training(step, _line(step, float(step)))
     first.close()
     with (tmp_path / report.METRICS).open("a") as file:
         file.write('{"step": 4, "kin')  # cut short by a kill
@@ -31,7 +31,7 @@ def test_lines_after_the_resumed_step_are_written_again(tmp_path: Path) -> None:
 
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture) -> None:
     console = report.console(0, 100, batch_size=8)
-    console.train(10, _line(10, 1.5))
+    console.training(10, _line(10, 1.5))
     console.evaluation(10, {"top1": 0.123456})
     console.say("done")
     console.close()
@@ -80,8 +80,8 @@ def test_the_clock_counts_by_part() -> None:
 
 
 def test_everyone_hears_everything(tmp_path: Path) -> None:
-    both = report.Everyone([report.MetricsFile(tmp_path), report.TensorBoard(tmp_path)])
-    both.train(1, _line(1, 2.0))
+    both = report.Reporters([report.MetricsFile(tmp_path), report.TensorBoard(tmp_path)])
+    both.training(1, _line(1, 2.0))
     both.evaluation(1, {"top1": 0.5})
     both.say("nothing for files")
     both.close()
@@ -93,7 +93,7 @@ def test_curves_are_drawn_once_there_is_something_to_draw(tmp_path: Path) -> Non
     assert report.draw_curves(tmp_path, 5) is None
     file = report.MetricsFile(tmp_path)
     for step in range(1, 6):
-        file.train(step, _line(step, 1 / step))
+        file.training(step, _line(step, 1 / step))
     file.evaluation(5, {"top1": 0.5})
     file.close()
     picture = report.draw_curves(tmp_path, 5)

@@ -87,7 +87,7 @@ def test_a_run_killed_at_random_moments_ends_the_same_to_the_bit(
     done = while_saving = 0
     while done < KILLS:
         process = start(*_arguments(workdir, cache))
-        if not _wait_for(process, "starting from|going on from"):
+        if not _wait_for(process, "starting from|continuing from"):
             break
         if done % 5 == 0:  # as soon as something is being written, to hit that as well
             while process.poll() is None and not _is_saving(workdir):
@@ -112,12 +112,12 @@ def test_a_run_asked_to_stop_loses_no_step(tmp_path: Path, cache: str, whole: Pa
     process.send_signal(signal.SIGTERM)
     status, out, err = finish(process)
     assert status == 143, out + err
-    told = re.search(r"asked to stop \(SIGTERM\); step (\d+) of 30 is saved", out)
+    told = re.search(r"stopped by SIGTERM; step (\d+) of 30 is saved", out)
     assert told, out
     assert (workdir / "checkpoints" / told[1] / "params").is_dir()
     status, out, err = finish(start(*_arguments(workdir, cache)))
     assert status == 0, out + err
-    assert f"going on from step {told[1]} of 30" in out
+    assert f"continuing from step {told[1]} of 30" in out
     _assert_same(workdir, whole)
 
 
@@ -152,7 +152,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_older_step_is_intact(
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     status, out, err = finish(start(*_arguments(workdir, cache)))
     assert status == 0, err
-    assert f"going on from step {newest} of 30" in out
+    assert f"continuing from step {newest} of 30" in out
     _assert_same(workdir, whole)
 
 
@@ -181,7 +181,7 @@ def test_two_processes_save_together_and_stop_together(
     assert told[0][1] == told[1][1]
     ends = [finish(process) for process in both()]
     assert [status for status, *_ in ends] == [0, 0], ends
-    assert f"going on from step {told[0][1]} of 30" in ends[0][1]
+    assert f"continuing from step {told[0][1]} of 30" in ends[0][1]
     assert not re.search(r"^(step|going on) ", ends[1][1], re.MULTILINE)  # one process reports
     for mine, alone in zip(read_metrics(workdir), read_metrics(whole), strict=True):
         assert mine.pop("kind") == alone.pop("kind")

@@ -2,16 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import experiment, mesh_of, trainer
+from tiny import experiment, trainer
 
 from squeezetime_jax.tasks.recognition.task import mix
-from squeezetime_jax.training import run
+from squeezetime_jax.training import devices, runner
 from squeezetime_jax.training.recipe import Recipe
 
 MIX = jax.jit(mix, static_argnames=("recipe", "group_size"))
 
 
-def _after(made: run.Trainer, batch: dict, steps: int = 1) -> tuple:
+def _after(made: runner.Trainer, batch: dict, steps: int = 1) -> tuple:
     step = jax.jit(made._step)
     state = made.new_state()
     for _ in range(steps):
@@ -35,7 +35,8 @@ def test_accumulation_over_parts_is_the_whole_batch(float64: None) -> None:
         "optimizer__ema": 0.5,
     }
     whole, parts = (
-        trainer(experiment(**changes, optimizer__accumulation=n), mesh_of(1)) for n in (1, 2)
+        trainer(experiment(**changes, optimizer__accumulation=n), devices.data_mesh(1))
+        for n in (1, 2)
     )
     state, metrics = _after(whole, batch)
     other, other_metrics = _after(parts, batch)
@@ -53,7 +54,7 @@ def test_accumulation_over_parts_is_the_whole_batch(float64: None) -> None:
 
 @pytest.mark.slow
 def test_a_batch_of_another_shape_is_refused_by_name() -> None:
-    made = trainer(experiment(batch_size=4), mesh_of(1))
+    made = trainer(experiment(batch_size=4), devices.data_mesh(1))
     step, state = made.compile_step(), made.new_state()
     batch = {
         "clips": np.zeros((8, 4, 64, 64, 3), np.uint8),

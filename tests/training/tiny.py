@@ -5,23 +5,22 @@ python tests/training/tiny.py losses STEPS DEVICES,... [section__field=value ...
 """
 
 import ast
-import contextlib
-import itertools
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from squeezetime_jax.data.batches import local_rows, to_devices
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.evaluation.scoring import Rows, Scores, TestSet
+from squeezetime_jax.tasks.recognition.experiment import Recognition as Experiment
 from squeezetime_jax.tasks.recognition.task import Recognition
-from squeezetime_jax.training import config, devices, loop, run
-from squeezetime_jax.training.plan import Experiment
+from squeezetime_jax.training import config, devices, loop, runner
+from squeezetime_jax.training.task import TrainingSet
 
 STEPS_PER_EPOCH = 5
 
@@ -49,66 +48,88 @@ def experiment(**changes: object) -> Experiment:
     return config.parse(fields)
 
 
-def mesh_of(num_devices: int) -> Mesh:
-    """The first few devices in a row."""
-    kind = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((num_devices,), ("data",), kind, devices=jax.devices()[:num_devices])
-
-
-def trainer(tiny: Experiment, mesh: Mesh) -> run.Trainer:
+def trainer(tiny: Experiment, mesh: Mesh) -> runner.Trainer:
     """The experiment's trainer."""
-    return run.Trainer(tiny, Recognition(tiny), mesh, STEPS_PER_EPOCH)
+    return runner.Trainer(Tiny(tiny), mesh, STEPS_PER_EPOCH)
 
 
-class MadeUpData:
-    """Blocks of noise with a brightness that tells the class, different in each step."""
+class Blocks(TrainingSet):
+    """Clips of blocks of noise with a brightness that tells the class."""
 
-    steps_per_epoch = STEPS_PER_EPOCH
-    labels = None
+    def __init__(self, experiment: Experiment):
+        self._experiment = experiment
 
-    def __init__(self, experiment: Experiment, mesh: Mesh):
-        self.experiment, self.mesh = experiment, mesh
+    def __len__(self) -> int:
+        return STEPS_PER_EPOCH * self._experiment.batch_size
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """The whole batch of a step."""
-        rng = np.random.default_rng([self.experiment.seed, step])
-        n, model = self.experiment.batch_size, self.experiment.model
-        side = self.experiment.data.crop_size
-        labels = rng.integers(0, model.num_classes, n).astype(np.int32)
-        # Blocks of noise of a strength of their own: clips that batch norm tells apart well.
-        blocks = rng.standard_normal((n, model.num_frames, 4, 4, 3))
-        blocks *= rng.uniform(10, 60, (n, 1, 1, 1, 1))
-        blocks += 70 + 40 * labels[:, None, None, None, None]
-        pixels = np.clip(blocks, 0, 255).astype(np.uint8)
-        clips = pixels.repeat(side // 4, axis=2).repeat(side // 4, axis=3)
-        return {"clips": clips, "labels": labels}
-
-    @contextlib.contextmanager
-    def batches(self, start_step: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
-        """Batches on the devices."""
-        split = devices.split_batch(self.mesh)
-        mine = local_rows(split, self.experiment.batch_size)
-        local = (
-            {name: values[mine] for name, values in self.batch(step).items()}
-            for step in itertools.count(start_step)
-        )
-        with to_devices(local, split) as batches:
-            yield batches
+    def read(self, record: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        model, side = self._experiment.model, self._experiment.data.crop_size
+        label = np.int32(record % model.num_classes)
+        # Each clip has its own strength of noise, so that batch norm tells clips apart.
+        blocks = rng.standard_normal((model.num_frames, 4, 4, 3)) * rng.uniform(10, 60)
+        pixels = np.clip(blocks + 70 + 40 * label, 0, 255).astype(np.uint8)
+        return {"clips": pixels.repeat(side // 4, 1).repeat(side // 4, 2), "labels": label}
 
 
-def brightness_of_weights(model: SqueezeTime) -> dict[str, float]:
-    """A stand-in for an evaluation: cheap, and different after each step."""
-    kernel = np.asarray(model.head.classifier.kernel[...])
-    return {"top1": float(np.abs(kernel).mean())}
+@dataclasses.dataclass(frozen=True)
+class OneNumber(Scores):
+    """A score."""
+
+    top1: float
+
+    def numbers(self) -> dict[str, float]:
+        return {"top1": self.top1}
+
+    def to_json(self) -> dict[str, Any]:
+        return self.numbers()
+
+    def table(self) -> str:
+        return str(self.top1)
+
+    def figure(self) -> Any:
+        raise NotImplementedError
+
+    def write(self, path: Path) -> None:
+        raise NotImplementedError
+
+
+class Weights(TestSet):
+    """A test set that is scored at once, with another result after each step."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, record: int) -> Any:
+        return {}
+
+    def predictor(self, model: Any, mesh: Mesh) -> Any:
+        kernel = np.asarray(model.head.classifier.kernel[...])
+        return lambda sample: {"mean": float(np.abs(kernel).mean())}
+
+    def score(self, rows: Rows) -> OneNumber:
+        return OneNumber(float(rows["mean"][0]))
+
+
+class Tiny(Recognition):
+    """Recognition of the blocks' brightness."""
+
+    def training_set(self) -> Blocks:
+        return Blocks(self.experiment)
+
+    def test_set(self, checkpoint: str | None = None) -> Weights:
+        return Weights()
+
+
+def run(workdir: Path, **changes: object) -> runner.Result:
+    """Train the experiment, as `squeezetime train` does."""
+    return runner.run(Tiny(experiment(**changes), workdir))
 
 
 def train(workdir: str, *fields: str) -> int:
     """Train; values of changed fields as Python writes them."""
     changes = {name: ast.literal_eval(value) for name, value in (f.split("=") for f in fields)}
-    tiny = experiment(**changes)
-    data = MadeUpData(tiny, devices.data_mesh())
     try:
-        run.train(tiny, Path(workdir), Recognition(tiny), data, brightness_of_weights)
+        run(Path(workdir), **changes)
     except loop.Preempted as stopped:
         print(stopped, flush=True)
         return 143
@@ -123,11 +144,11 @@ def losses(steps: str, counts: str, *fields: str) -> int:
     changes = {name: ast.literal_eval(value) for name, value in (f.split("=") for f in fields)}
     for count in map(int, counts.split(",")):
         tiny = experiment(**changes)
-        mesh = mesh_of(count or jax.device_count())
+        mesh = devices.data_mesh(count or None)
         made = trainer(tiny, mesh)
         step, state, key = made.compile_step(), made.new_state(), made.key()
         found = []
-        with MadeUpData(tiny, mesh).batches(0) as batches:
+        with runner.training_batches(Blocks(tiny), made.task, mesh) as batches:
             for _ in range(int(steps)):
                 state, metrics = step(state, next(batches), key)
                 found.append(float(metrics["loss"]))

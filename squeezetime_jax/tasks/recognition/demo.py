@@ -20,18 +20,17 @@ from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.sources import Source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.workers import progress_bar
-from squeezetime_jax.evaluation import explain, pictures
+from squeezetime_jax.evaluation import explain, pictures, scoring
 from squeezetime_jax.evaluation.metrics import Accuracy
 from squeezetime_jax.evaluation.pictures import Section, write_page
 from squeezetime_jax.evaluation.predict import top
 from squeezetime_jax.evaluation.views import Sampling
 from squeezetime_jax.files import write_whole
 from squeezetime_jax.model.squeezetime import SqueezeTime
-from squeezetime_jax.tasks.experiment import run_experiment
-from squeezetime_jax.tasks.recognition import recognize, videos
-from squeezetime_jax.tasks.recognition.recognize import Evaluation
-from squeezetime_jax.training import config, devices, report
-from squeezetime_jax.training.plan import Data, Experiment
+from squeezetime_jax.tasks.recognition.experiment import Data, Recognition
+from squeezetime_jax.tasks.recognition.scores import TestVideos, VideoScores
+from squeezetime_jax.tasks.recognition.videos import open_test
+from squeezetime_jax.training import config, devices, report, runner
 
 _NUM_CLIPS = 2  # of the test with several views
 _FOCUS_VIDEOS = 128  # whose temporal focus weights are averaged
@@ -41,7 +40,7 @@ _STEPS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What the trained network does on the test videos.
+    """The trained network's scores of the test videos.
 
     Attributes:
       one_view: one view a video.
@@ -50,23 +49,32 @@ class Results:
       reversed: one view, its frames from the last to the first.
     """
 
-    one_view: Evaluation
-    several: Evaluation
+    one_view: VideoScores
+    several: VideoScores
     shuffled: Accuracy
-    reversed: Evaluation
+    reversed: VideoScores
+
+    def numbers(self) -> dict[str, dict[str, float]]:
+        """The accuracies of each."""
+        return {
+            "one_view": self.one_view.numbers(),
+            "several": self.several.numbers(),
+            "shuffled": self.shuffled.compute(),
+            "reversed": self.reversed.numbers(),
+        }
 
     def taken_for_partner(self) -> float:
-        """Share of the reversed videos that are taken for the reversed motion."""
+        """Share of the reversed videos that are classified as the reversed motion."""
         partner = self.reversed.labels ^ 1  # labels 2k and 2k + 1 are each other's reversal
         return float((self.reversed.scores.argmax(axis=1) == partner).mean())
 
 
 def demo(workdir: Path, changes: Sequence[str] = ()) -> int:
-    """Run the demonstration, or what is left of it.
+    """Run the demonstration, or continue with one that was interrupted.
 
     Args:
-      workdir: where everything goes; a folder that an earlier call wrote is taken up again.
-      changes: fields of the demo's configuration, `--config.NAME=VALUE`.
+      workdir: where everything goes; what an earlier call wrote there is used again.
+      changes: fields of the demo's config, `--config.NAME=VALUE`.
 
     Returns:
       The exit status.
@@ -76,12 +84,11 @@ def demo(workdir: Path, changes: Sequence[str] = ()) -> int:
     """
     begin = time.monotonic()
     use_compilation_cache()
-    fields = config.read(["--config=demo", *changes])
-    _make_videos(config.parse_data(fields), workdir / "videos")
-    _say(2, "train a small SqueezeTime on them (a run that is done already is used as it is)")
-    run_experiment(fields, workdir)
-    experiment = config.parse(fields)
-    source = videos.open_sources(experiment.data, workdir / "videos").test
+    experiment: Recognition = config.parse(config.read(["--config=demo", *changes]))
+    _make_videos(experiment.data, workdir / "videos")
+    _say(2, "train a small network on them (a run that has ended is used as it is)")
+    runner.train(experiment, workdir)
+    source = open_test(experiment.data, workdir / "videos")
     assert source is not None
     model = load(workdir)
     _say(3, "test it: one view, several views, frames shuffled, frames reversed")
@@ -101,7 +108,7 @@ def _make_videos(data: Data, folder: Path) -> None:
     total = arguments["num_train"] + arguments["num_test"]
     existing = sum(1 for _ in folder.rglob("*.mp4"))
     found = f"; found {existing} of them made" if existing else ""
-    _say(1, f"make {total} small videos in which only the motion tells the class{found}")
+    _say(1, f"make {total} small videos whose class shows only in the motion{found}")
     if existing == total:
         motion.write_motion_dataset(folder, **arguments)
         return
@@ -117,27 +124,26 @@ def _make_videos(data: Data, folder: Path) -> None:
             shown = now
 
 
-def _test(model: SqueezeTime, source: Source, experiment: Experiment) -> Results:
-    one_view = videos.view_protocol(experiment)
+def _test(model: SqueezeTime, source: Source, experiment: Recognition) -> Results:
+    one_view = experiment.views()
     sampling = Sampling.of(one_view)
     several = sampling.protocol(f"{_NUM_CLIPS}x1", one_view.num_frames)
     frames = np.tile(np.arange(one_view.num_frames), (len(source), 1))
-    # Every video in orders of its own: some orders are close to the right one.
+    # Different orders for each video, because some orders are close to the right one.
     rng = np.random.default_rng(0)
     shuffles = [rng.permuted(frames, axis=1) for _ in range(_SHUFFLES)]
 
     with progress_bar("testing", (3 + _SHUFFLES) * len(source)) as progress:
 
-        def evaluate(protocol: ViewProtocol, orders: Any = None) -> Evaluation:
-            return recognize.evaluate(
-                model,
+        def evaluate(protocol: ViewProtocol, orders: Any = None) -> Any:
+            test = TestVideos(
                 source,
                 protocol,
-                mesh=devices.data_mesh(),
+                experiment.model.num_classes,
                 batch_size=experiment.evaluation.batch_size,
                 frame_orders=orders,
-                progress=progress,
             )
+            return scoring.score(test, model, devices.data_mesh(), progress=progress).scores
 
         return Results(
             one_view=evaluate(one_view),
@@ -150,11 +156,11 @@ def _test(model: SqueezeTime, source: Source, experiment: Experiment) -> Results
 
 
 def _write_report(
-    workdir: Path, model: SqueezeTime, source: Source, experiment: Experiment, results: Results
+    workdir: Path, model: SqueezeTime, source: Source, experiment: Recognition, results: Results
 ) -> Path:
     names = list(source.class_names)
     folder = workdir / "pictures"
-    clips, labels = _clips(source, videos.view_protocol(experiment))
+    clips, labels = _clips(source, experiment.views())
     first = [int(np.flatnonzero(labels == k)[0]) for k in range(len(names))]
     tops = [top(results.several.scores[number], names, 3) for number in first]
     drawn = {
@@ -162,9 +168,9 @@ def _write_report(
         "confusion": pictures.draw_confusion(results.several.confusion(), names),
         "frame_order": pictures.draw_bars(
             {
-                "in order": results.one_view.compute()["top1"],
+                "in order": results.one_view.numbers()["top1"],
                 "shuffled": results.shuffled.compute()["top1"],
-                "reversed": results.reversed.compute()["top1"],
+                "reversed": results.reversed.numbers()["top1"],
             },
             "what the order of the frames is worth",
             1 / len(names),
@@ -201,7 +207,7 @@ def _clips(
 
 
 def _headline(results: Results) -> str:
-    scores = results.several.compute()
+    scores = results.several.numbers()
     return (
         f"{100 * scores['top1']:.1f} % of {scores['videos']:.0f} test videos recognised, of"
         f" {results.several.scores.shape[1]} kinds of motion; guessing gives"
@@ -210,12 +216,9 @@ def _headline(results: Results) -> str:
 
 
 def _sections(
-    files: Mapping[str, Path], results: Results, workdir: Path, experiment: Experiment
+    files: Mapping[str, Path], results: Results, workdir: Path, experiment: Recognition
 ) -> list[Section]:
-    percent = {
-        name: f"{100 * getattr(results, name).compute()['top1']:.2f} %"
-        for name in ("one_view", "several", "shuffled", "reversed")
-    }
+    percent = {name: f"{100 * values['top1']:.2f} %" for name, values in results.numbers().items()}
     return [
         Section(
             "Test videos",
@@ -280,11 +283,9 @@ def _environment() -> list[tuple[str, str]]:
 
 
 def _write_results(path: Path, results: Results) -> None:
-    fields = {
-        field.name: getattr(results, field.name).compute() for field in dataclasses.fields(results)
-    }
-    fields["reversed"]["taken_for_partner"] = results.taken_for_partner()
-    write_whole(path, json.dumps(fields, indent=1) + "\n")
+    numbers = results.numbers()
+    numbers["reversed"]["taken_for_partner"] = results.taken_for_partner()
+    write_whole(path, json.dumps(numbers, indent=1) + "\n")
 
 
 def _summarise(workdir: Path, page: Path, results: Results, seconds: float) -> None:

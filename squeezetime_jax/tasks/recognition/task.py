@@ -1,71 +1,117 @@
 """The task of recognition: a clip to the class of its video."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
+from ml_collections import ConfigDict
 
 from squeezetime_jax.checkpoint.store import Meta, load
 from squeezetime_jax.data.augment import augment
-from squeezetime_jax.model.abstract import abstract_model
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.evaluation.labels import class_names
+from squeezetime_jax.model.config import NetworkConfig
+from squeezetime_jax.peers import registry
+from squeezetime_jax.tasks.recognition import experiment as sections
+from squeezetime_jax.tasks.recognition.scores import TestVideos
+from squeezetime_jax.tasks.recognition.videos import TrainingVideos, open_test, open_train
+from squeezetime_jax.training import config
 from squeezetime_jax.training.network import Network, Tree
-from squeezetime_jax.training.plan import Experiment
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.task import Batch, Metrics, Task
 
-# Names of what is random in a batch's preparation; each has its own stream of keys.
+# Each use of random numbers in the preparation of a batch has its own stream of keys.
 _AUGMENT, _MIX = range(2)
 
 
 class Recognition(Task):
     """Cross-entropy of a clip's logits.
 
-    A batch is `clips`, uint8 (n, t, h, w, 3), and `labels`, int32 (n,). Beside the loss, `top1` is
-    the share of the batch whose own label scores highest.
-
-    Args:
-      experiment: the run.
+    A batch is `clips`, uint8 (n, t, h, w, 3), and `labels`, int32 (n,). `top1` is the share of the
+    batch whose label has the highest logit.
     """
 
-    score = "top1"
+    experiment_type = sections.Recognition
+    metric = "top1"
+    published = "top1"
 
-    def __init__(self, experiment: Experiment):
-        self._experiment = experiment
-        self.network = Network(abstract_model(experiment.model))
+    def __init__(self, experiment: sections.Recognition, folder: Path = Path()):
+        super().__init__(experiment, folder)
+        self.network = Network(registry.abstract(experiment.model))
         self.bn_group_size = experiment.model.bn_group_size
+
+    @classmethod
+    def fill_in(cls, fields: ConfigDict, folder: Path) -> None:
+        """Number of classes, epochs and batch size where a config leaves them to the data as 0."""
+        if fields.model.num_classes and fields.epochs and fields.batch_size:
+            return
+        data = config.parse_section(fields, "data")
+        train, test = open_train(data, folder / "videos"), open_test(data, folder / "videos")
+        num_classes = max(source.num_classes for source in (train, test) if source)
+        fill_in(fields, len(train), num_classes)
+
+    @classmethod
+    def load(cls, checkpoint: str, fields: ConfigDict) -> nnx.Module:
+        """The network; `fields.model` describes it."""
+        model = load(checkpoint)
+        config.set_network(fields, model.config)
+        return model
+
+    def training_set(self) -> TrainingVideos:
+        """Random clips of the training videos."""
+        data = self.experiment.data
+        return TrainingVideos(open_train(data, self.folder / "videos"), self.experiment)
+
+    def test_set(self, checkpoint: str | None = None) -> TestVideos | None:
+        """The test videos' views."""
+        experiment: sections.Recognition = self.experiment
+        source = open_test(experiment.data, self.folder / "videos")
+        if source is None:
+            return None
+        num_classes, names = experiment.model.num_classes, None
+        if checkpoint is not None:
+            labels = experiment.data.labels or None
+            names, _ = class_names(num_classes, labels=labels, checkpoint=checkpoint)
+        return TestVideos(
+            source,
+            experiment.views(),
+            num_classes,
+            batch_size=experiment.evaluation.batch_size,
+            class_names=names,
+        )
 
     def meta(self, labels: list[str] | None) -> Meta:
         """The network's configuration and the class names."""
-        return Meta(self._experiment.model, labels)
+        return Meta(self.experiment.model, labels)
 
     def init(self) -> tuple[Tree, Tree]:
-        """The weights of `init`, adapted to this network, or fresh ones."""
-        config = self._experiment.model
-        if self._experiment.init:
-            return self.network.split(load(self._experiment.init, **dataclasses.asdict(config)))
-        return self.network.split(SqueezeTime(config, nnx.Rngs(self._experiment.seed)))
+        """The weights of `init`, adapted to this network, or drawn."""
+        model: NetworkConfig = self.experiment.model
+        if self.experiment.init:
+            changes = dataclasses.asdict(model)
+            return self.network.split(load(self.experiment.init, **changes))
+        return self.network.split(registry.build(model, nnx.Rngs(self.experiment.seed)))
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """`clips` and `labels`."""
-        n, side = self._experiment.batch_size, self._experiment.data.crop_size
-        clip = (self._experiment.model.num_frames, side, side, 3)
+        n, side = self.experiment.batch_size, self.experiment.data.crop_size
+        clip = (self.experiment.model.num_frames, side, side, 3)
         return {
             "clips": jax.ShapeDtypeStruct((n, *clip), jnp.uint8),
             "labels": jax.ShapeDtypeStruct((n,), jnp.int32),
         }
 
     def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:
-        """Normalised, augmented clips, their labels (a flip may change them), and soft targets."""
-        model, recipe = self._experiment.model, self._experiment.optimizer
+        """Augmented, normalised `clips`, `labels` (a flip may change them), and soft `targets`."""
+        model, recipe = self.experiment.model, self.experiment.optimizer
         clips, labels = augment(
             jax.random.fold_in(key, _AUGMENT),
             batch["clips"],
             batch["labels"],
-            augmentation=self._experiment.augmentation,
+            augmentation=self.experiment.augmentation,
             dtype=model.param_dtype,
         )
         targets = jax.nn.one_hot(labels, model.num_classes, dtype=clips.dtype)
@@ -80,10 +126,32 @@ class Recognition(Task):
         self, params: Tree, batch_stats: Tree, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], tuple[Metrics, Tree]]:
         """Mean cross-entropy."""
-        logits, batch_stats = self.network.train(params, batch_stats, batch["clips"], key=key)
+        logits, batch_stats = self.network.forward(params, batch_stats, batch["clips"], key=key)
         losses = optax.softmax_cross_entropy(logits, batch["targets"])
         top1 = jnp.mean(jnp.argmax(logits, -1) == batch["labels"], dtype=losses.dtype)
         return jnp.mean(losses), ({"top1": top1}, batch_stats)
+
+
+TASK = Recognition
+
+
+def fill_in(fields: ConfigDict, num_videos: int, num_classes: int) -> None:
+    """Set the number of classes, epochs and batch size that a config leaves to the data as 0.
+
+    Args:
+      fields: changed in place.
+      num_videos: training videos.
+      num_classes: their classes.
+    """
+    if not fields.model.num_classes:
+        fields.model.num_classes = num_classes
+    if not fields.batch_size:
+        # At least 20 steps in an epoch, so that the schedule is smooth.
+        fields.batch_size = max((n for n in (64, 32, 16, 8) if 20 * n <= num_videos), default=8)
+        fields.batch_size = min(fields.batch_size, num_videos)
+    if not fields.epochs:
+        # About 60 000 clips, a third of 50 epochs of HMDB51's 3570 videos.
+        fields.epochs = min(max(round(60_000 / num_videos), 10), 100)
 
 
 def mix(
@@ -93,12 +161,12 @@ def mix(
     recipe: Recipe,
     group_size: int | None,
 ) -> tuple[Float[Array, "n t h w 3"], Float[Array, "n classes"]]:
-    """Blend each clip with its mirror image in the order of its batch-norm group.
+    """Blend each clip with a partner from its batch-norm group: the first with the last, and so on.
 
     One draw for the batch: mixup (arXiv 1710.09412) adds the partner with weight 1 - l; cutmix
     (arXiv 1905.04899) pastes a rectangle of the partner, the same one in all frames, whose area is
     1 - l of the frame before it is cut at the borders; l from Beta(alpha, alpha). Targets are mixed
-    by what can be seen of each clip. Partners share a group so that no clip changes devices.
+    by the visible share of each clip. Partners share a group so that no clip changes devices.
     """
     choice_key, share_key, place_key = jax.random.split(key, 3)
     both = bool(recipe.mixup and recipe.cutmix)
@@ -109,10 +177,10 @@ def mix(
     height, width = clips.shape[2:4]
     inside = _rectangle(place_key, height, width, jnp.sqrt(1 - share))
     weight = jnp.where(cuts, 1 - inside, share).astype(clips.dtype)  # of the clip itself
-    seen = jnp.mean(weight)
+    visible = jnp.mean(weight)
     weight = weight[:, :, None]
     mixed = weight * clips + (1 - weight) * _partners(clips, group_size)
-    return mixed, seen * targets + (1 - seen) * _partners(targets, group_size)
+    return mixed, visible * targets + (1 - visible) * _partners(targets, group_size)
 
 
 def _partners(x: Array, group_size: int | None) -> Array:

@@ -1,54 +1,35 @@
-"""The videos of an experiment: its sources, opened, and their batches on the devices."""
+"""The videos of an experiment: its sources, opened, and the samples of a video."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-from jax.sharding import Mesh
+import numpy as np
 
-from squeezetime_jax.data.batches import local_rows, to_devices
+from squeezetime_jax.data import transforms
+from squeezetime_jax.data.batches import Sample, UnreadableRecord
 from squeezetime_jax.data.embedded import motion
-from squeezetime_jax.data.pipeline import train_batches
+from squeezetime_jax.data.pipeline import TrainingClip
 from squeezetime_jax.data.sources import FileSource, Record, Source, open_source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.training.devices import split_batch
-from squeezetime_jax.training.plan import Data, Experiment
-from squeezetime_jax.training.task import Batch
+from squeezetime_jax.evaluation.labels import BUILT_IN
+from squeezetime_jax.tasks.recognition.experiment import Data, Recognition
+from squeezetime_jax.training.devices import first_host_makes
+from squeezetime_jax.training.task import TrainingSet
 
 MOTION = "motion"
 _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """What an experiment reads.
-
-    Attributes:
-      train: the training videos.
-      test: the videos to evaluate on, if there are any.
-    """
-
-    train: Source
-    test: Source | None
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of both together."""
-        return max(source.num_classes for source in (self.train, self.test) if source is not None)
-
-
-def open_sources(data: Data, folder: Path) -> Sources:
-    """Open the training and test videos.
+def open_train(data: Data, folder: Path) -> Source:
+    """Open the training videos.
 
     Args:
       data: where they are.
-      folder: where the embedded data set is made, if it is asked for.
+      folder: where the embedded data set is made.
 
     Raises:
-      UserError: a source is not there or cannot be opened.
+      UserError: the source does not exist or cannot be opened.
     """
     if not data.train:
         raise UserError(
@@ -56,38 +37,37 @@ def open_sources(data: Data, folder: Path) -> Sources:
             "--config.data.test=...)"
         )
     if data.train == MOTION:
-        return _motion_sources(data, folder)
+        return _open_motion(data, folder, "train")
+    return _open(data, data.train, data.root, data.train_split)
+
+
+def open_test(data: Data, folder: Path) -> Source | None:
+    """Open the test videos; None if there are none. Arguments and errors as `open_train`."""
+    if data.train == MOTION and not data.test:
+        return _open_motion(data, folder, "test")
+    return (
+        _open(data, data.test, data.test_root or data.root, data.test_split) if data.test else None
+    )
+
+
+def _open(data: Data, path: str, root: str, split: str) -> Source:
     if data.images:
-        return Sources(image_folder(data.train), image_folder(data.test) if data.test else None)
-    labels = data.labels or None
-    train = open_source(
-        data.train, root=data.root or None, split=data.train_split, label_map=labels
-    )
-    if not data.test:
-        return Sources(train, None)
-    root = data.test_root or data.root or None
-    return Sources(
-        train, open_source(data.test, root=root, split=data.test_split, label_map=labels)
-    )
+        return image_folder(path)
+    # Built-in names are for printing; a file of names also says which label a folder has.
+    label_map = None if data.labels in BUILT_IN else data.labels or None
+    return open_source(path, root=root or None, split=split or None, label_map=label_map)
 
 
-def _motion_sources(data: Data, folder: Path) -> Sources:
-    arguments = dataclasses.asdict(data.motion)
-    if jax.process_index() == 0:
-        motion.write_motion_dataset(folder, **arguments)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices("motion data set")
-    labels = folder / "label_map.txt"
-    train, test = (
-        open_source(folder / f"{split}.txt", label_map=labels) for split in ("train", "test")
+def _open_motion(data: Data, folder: Path, split: str) -> Source:
+    first_host_makes(
+        lambda: motion.write_motion_dataset(folder, **dataclasses.asdict(data.motion)),
+        "motion videos",
     )
-    return Sources(train, test)
+    return open_source(folder / f"{split}.txt", label_map=folder / "label_map.txt")
 
 
 class ImageSource(FileSource):
-    """Pictures as videos of one frame; a clip of one repeats it."""
+    """Pictures as videos of one frame, which a clip repeats."""
 
     def __getitem__(self, index: int) -> Record:
         record = super().__getitem__(index)
@@ -96,7 +76,7 @@ class ImageSource(FileSource):
 
 
 def image_folder(root: str | Path) -> ImageSource:
-    """Pictures in one folder per class, as ImageNet comes.
+    """Pictures in one folder per class, such as ImageNet's.
 
     Raises:
       UserError: there is no picture.
@@ -111,73 +91,62 @@ def image_folder(root: str | Path) -> ImageSource:
     ]
     if not pictures:
         raise UserError(
-            f"{root}: found no picture in class folders; wanted `<class name>/<picture>.jpg`"
+            f"{root}: no pictures found in class folders; expected `<class name>/<picture>.jpg`"
         )
     return ImageSource(root, pictures, tuple(names))
 
 
-def view_protocol(experiment: Experiment) -> ViewProtocol:
-    """The views that an evaluation scores."""
-    evaluation = experiment.evaluation
-    return ViewProtocol(
-        num_clips=evaluation.num_clips,
-        num_crops=evaluation.num_crops,
-        short_side=evaluation.short_side,
-        crop_size=evaluation.crop_size,
-        num_frames=experiment.model.num_frames,
-        frame_interval=experiment.data.frame_interval or None,
-    )
-
-
-class TrainingVideos:
-    """The training batches of an experiment.
+class TrainingVideos(TrainingSet):
+    """Random clips of labelled videos.
 
     Args:
-      experiment: the run.
-      source: its training videos.
-      mesh: the devices.
+      source: the videos.
+      experiment: says how a clip is cut.
 
     Raises:
       UserError: there are more classes than the network has.
     """
 
-    def __init__(self, experiment: Experiment, source: Source, mesh: Mesh):
-        self._experiment, self._source, self._mesh = experiment, source, mesh
-        classes = experiment.model.num_classes
+    def __init__(self, source: Source, experiment: Recognition):
+        classes, data = experiment.model.num_classes, experiment.data
         if source.num_classes > classes:
             raise UserError(
-                f"config: model.num_classes is {classes}, but {experiment.data.train} has "
+                f"config: model.num_classes is {classes}, but {data.train} has "
                 f"{source.num_classes} classes; set --config.model.num_classes={source.num_classes}"
             )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in one pass."""
-        return max(len(self._source) // self._experiment.batch_size, 1)
-
-    @property
-    def labels(self) -> list[str] | None:
-        """Class names, where the source has one for every output of the network."""
-        names = list(self._source.class_names)
-        return names if len(names) == self._experiment.model.num_classes else None
-
-    @contextlib.contextmanager
-    def batches(self, start_step: int) -> Iterator[Iterator[Batch]]:
-        """The batches from the `start_step`-th on, without end."""
-        data, model = self._experiment.data, self._experiment.model
-        split = split_batch(self._mesh)
-        local = train_batches(
-            self._source,
-            batch_size=self._experiment.batch_size,
-            seed=self._experiment.seed,
-            num_frames=model.num_frames,
-            frame_interval=data.frame_interval or None,
-            short_side=data.short_side,
-            size=data.crop_size,
-            crop=data.crop,
-            workers=data.workers,
-            start_step=start_step,
-            rows=local_rows(split, self._experiment.batch_size),
+        names = list(source.class_names)
+        self.labels = names if len(names) == classes else None
+        self._source = source
+        self._clip = TrainingClip(
+            experiment.model.num_frames,
+            data.frame_interval or None,
+            data.short_side,
+            data.crop_size,
+            data.crop,
         )
-        with contextlib.closing(local), to_devices(local, split) as batches:
-            yield batches
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, record: int, rng: np.random.Generator) -> Sample:
+        """`clips`, uint8 (t, h, w, 3), and `labels`, int32 ()."""
+        video = self._source[record]
+        try:
+            return {"clips": self._clip.cut(video, rng), "labels": np.int32(video.label)}
+        except UserError as error:
+            raise UnreadableRecord(video.name, str(error)) from None
+
+
+def read_views(source: Source, record: int, protocol: ViewProtocol) -> Sample:
+    """`clips`, uint8 (views, t, h, w, 3), and `labels`, int32 (), of a test video.
+
+    Raises:
+      UnreadableRecord: it cannot be read.
+    """
+    video = source[record]
+    try:
+        with video.open() as opened:
+            views = transforms.views(opened, protocol)
+    except UserError as error:
+        raise UnreadableRecord(video.name, str(error)) from None
+    return {"clips": views, "labels": np.int32(video.label)}

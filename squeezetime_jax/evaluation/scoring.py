@@ -1,0 +1,280 @@
+"""The one way in which a test set is scored, for any task, on any number of devices and hosts.
+
+A task says what its records are, what the network makes of a batch of them, and what the answers
+are worth (`TestSet`, `Scores`). Reading, batches, devices, hosts, unreadable records, printing and
+writing are here.
+"""
+
+import contextlib
+import json
+import pickle
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from squeezetime_jax.data.batches import (
+    Sample,
+    UnreadableRecord,
+    all_unreadable,
+    local_rows,
+    ordered_batches,
+    to_devices,
+    unreadable_error,
+)
+
+Batch = dict[str, jax.Array]
+Rows = dict[str, np.ndarray]
+Predict = Callable[[Any], dict[str, Any]]
+Progress = Callable[[int], None]
+
+
+class Scores(ABC):
+    """What the answers to a test set are worth."""
+
+    @abstractmethod
+    def numbers(self) -> dict[str, float]:
+        """The metrics of an evaluation during training; the task's `metric` among them."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Everything that `squeezetime eval --json` prints of them."""
+
+    @abstractmethod
+    def table(self) -> str:
+        """The same for people, as lines."""
+
+    @abstractmethod
+    def figure(self) -> Any:
+        """A picture, for `squeezetime eval --save`, as a Matplotlib figure."""
+
+    @abstractmethod
+    def write(self, path: Path) -> None:
+        """Write the answer to every record, for `squeezetime eval --scores`.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+
+
+class TestSet(ABC):
+    """The records that a network is tested on.
+
+    Attributes:
+      batch_size: records scored at once, on all devices together; rounded up to a multiple of their
+        number. None: one record at a time, on the first device of each host, which share the
+        records; then samples need not be arrays.
+    """
+
+    __test__ = False  # not a pytest class, despite its name
+
+    batch_size: int | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of records."""
+
+    @abstractmethod
+    def read(self, record: int) -> Sample:
+        """The sample of a record: arrays, of the same shapes for all records.
+
+        Raises:
+          UnreadableRecord: it cannot be read.
+        """
+
+    def blank(self) -> Sample:
+        """A sample of the same shapes, for rows of a batch without a record."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def predictor(self, model: Any, mesh: Mesh) -> Predict:
+        """What the network makes of a batch, as a function of the batch.
+
+        Whatever is done once for all batches (placing or folding weights) is done here.
+
+        Args:
+          model: the network, in evaluation mode; the same on all hosts.
+          mesh: the devices.
+
+        Returns:
+          A function of a batch, the samples' arrays with the records along the first axis, cut over
+          the devices. It gives arrays with the same first axis, for `score`; it may hand on arrays
+          of the batch. With `batch_size` None it takes a sample and gives anything that pickles.
+        """
+
+    @abstractmethod
+    def score(self, rows: Rows) -> Scores:
+        """What the answers are worth.
+
+        Args:
+          rows: the predictor's arrays for all records that could be read, in ascending order, and
+            their numbers as `record`, int (n,). With `batch_size` None arrays of objects. The same
+            on all hosts.
+        """
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A test set's scores.
+
+    Attributes:
+      scores: of the records that could be read.
+      num_records: how many these are.
+      unreadable: name -> reason, of those that could not, on all hosts.
+    """
+
+    scores: Scores
+    num_records: int
+    unreadable: Mapping[str, str]
+
+
+def score(
+    test: TestSet,
+    model: Any,
+    mesh: Mesh,
+    *,
+    workers: int = 0,
+    skip_unreadable: bool = False,
+    progress: Progress = lambda count: None,
+) -> Scored:
+    """Score all records of a test set, each once.
+
+    Args:
+      test: the records.
+      model: the network, in evaluation mode.
+      mesh: the devices, a row; the same on all hosts.
+      workers: decoding processes on each host; 0: threads.
+      skip_unreadable: leave out records that cannot be read.
+      progress: called with the number of further records that are done.
+
+    Returns:
+      The same on all hosts.
+
+    Raises:
+      UserError: records cannot be read; the message has the first few.
+    """
+    if test.batch_size is None:
+        rows, unreadable = _one_by_one(test, model, mesh, progress)
+    else:
+        rows, unreadable = _in_batches(test, model, mesh, workers, progress)
+    if unreadable and (not skip_unreadable or not len(rows["record"])):
+        raise unreadable_error(unreadable)
+    return Scored(test.score(rows), len(rows["record"]), unreadable)
+
+
+def _in_batches(
+    test: TestSet, model: Any, mesh: Mesh, workers: int, progress: Progress
+) -> tuple[Rows, dict[str, str]]:
+    assert test.batch_size is not None
+    batch_size = -(-test.batch_size // mesh.size) * mesh.size
+    split = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    predict = test.predictor(model, mesh)
+    # The answers of all hosts' devices on every host; rows stay beside their record and mask.
+    gather = jax.jit(lambda rows: rows, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    batches = ordered_batches(
+        test.read,
+        test.blank(),
+        len(test),
+        batch_size=batch_size,
+        rows=local_rows(split, batch_size),
+        workers=workers,
+    )
+    parts: list[Rows] = []
+    with contextlib.closing(batches), to_devices(batches, split) as ahead:
+        pending: Batch | None = None
+        for batch in ahead:
+            record, mask = batch.pop("video_ids"), batch.pop("mask")
+            answers = gather({**predict(batch), "record": record, "mask": mask})
+            parts += _fetch(pending, progress)  # of the batch before, while this one is computed
+            pending = answers
+        parts += _fetch(pending, progress)
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return rows, all_unreadable(batches.unreadable)
+
+
+def _fetch(answers: Batch | None, progress: Progress) -> list[Rows]:
+    if answers is None:
+        return []
+    rows = {name: np.asarray(values) for name, values in answers.items()}
+    mask = rows.pop("mask")
+    progress(int(mask.sum()))
+    return [{name: values[mask] for name, values in rows.items()}]
+
+
+def _one_by_one(
+    test: TestSet, model: Any, mesh: Mesh, progress: Progress
+) -> tuple[Rows, dict[str, str]]:
+    predict = test.predictor(model, mesh)
+    answers: list[tuple[int, dict[str, Any]]] = []
+    bad: dict[str, str] = {}
+    for record in range(jax.process_index(), len(test), jax.process_count()):
+        try:
+            answers.append((record, predict(test.read(record))))
+        except UnreadableRecord as error:
+            bad[error.name] = str(error)
+        progress(1)
+    found = sorted(_from_all_hosts(answers), key=lambda pair: pair[0])
+    rows: Rows = {"record": np.array([record for record, _ in found], np.int64)}
+    for name in found[0][1] if found else ():
+        rows[name] = np.empty(len(found), object)
+        rows[name][:] = [answer[name] for _, answer in found]
+    return rows, all_unreadable(bad)
+
+
+def _from_all_hosts(items: list[Any]) -> list[Any]:
+    """The items of every host; each has to call it."""
+    if jax.process_count() == 1:
+        return items
+    from jax.experimental import multihost_utils
+
+    content = np.frombuffer(pickle.dumps(items), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(content)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(content)] = content
+    gathered = multihost_utils.process_allgather(padded)
+    parts = [pickle.loads(row[:size].tobytes()) for row, size in zip(gathered, sizes, strict=True)]
+    return [item for part in parts for item in part]
+
+
+def report(
+    scored: Scored,
+    summary: Mapping[str, Any],
+    *,
+    comparison: str = "",
+    as_json: bool = False,
+    scores: Path | None = None,
+    save: Path | None = None,
+) -> None:
+    """Print the scores of a test set, and write what is asked for.
+
+    Args:
+      scored: the scores.
+      summary: the JSON object.
+      comparison: a last line of the table.
+      as_json: one JSON object instead of the table.
+      scores: file for the answer to every record.
+      save: file for the picture.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    if as_json:
+        print(json.dumps(dict(summary)), flush=True)
+    else:
+        print("\n".join(line for line in (scored.scores.table(), comparison) if line), flush=True)
+    for reason in scored.unreadable.values():
+        print(f"skipped: {reason}", file=sys.stderr)
+    if scores is not None:
+        scored.scores.write(scores)
+        print(f"wrote {scores}", file=sys.stderr)
+    if save is not None:
+        from squeezetime_jax.evaluation.pictures import save_figure
+
+        save_figure(scored.scores.figure(), save)
+        print(f"wrote {save}", file=sys.stderr)

@@ -1,0 +1,465 @@
+"""The one way in which a run is assembled, for any task: `train` and `evaluate`."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
+from ml_collections import ConfigDict
+
+from squeezetime_jax.checkpoint.run import RunCheckpoints, complete_steps
+from squeezetime_jax.checkpoint.store import CHECKPOINTS
+from squeezetime_jax.compilation import use_compilation_cache
+from squeezetime_jax.data.batches import Sample, endless_batches, local_rows, to_devices
+from squeezetime_jax.data.workers import progress_bar
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.evaluation import scoring
+from squeezetime_jax.files import write_whole
+from squeezetime_jax.training import config, devices
+from squeezetime_jax.training.experiment import (
+    PUBLISHED,
+    Experiment,
+    Published,
+    differences,
+    to_json,
+)
+from squeezetime_jax.training.loop import Timetable, fit
+from squeezetime_jax.training.recipe import check_batch, learning_rate_schedule, optimizer
+from squeezetime_jax.training.report import (
+    Clock,
+    MetricsFile,
+    Reporter,
+    Reporters,
+    TensorBoard,
+    console,
+    draw_curves,
+    environment,
+)
+from squeezetime_jax.training.step import (
+    TrainState,
+    averaged,
+    init_state,
+    items_of,
+    state_of,
+    train_step,
+)
+from squeezetime_jax.training.task import Batch, Task, TrainingSet, find_task, former_home
+
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The end of a run.
+
+    Attributes:
+      state: after the last step.
+      best: directory of the checkpoint with the best evaluation, if there was one.
+    """
+
+    state: TrainState
+    best: Path | None
+
+
+def train(
+    experiment: Experiment | ConfigDict, workdir: Path, reporter: Reporter | None = None
+) -> Result:
+    """Train an experiment, or continue with it.
+
+    Args:
+      experiment: the run, or its fields as `training.config.read` returns them.
+      workdir: its directory, the same on all hosts: configuration, checkpoints, metrics, curves.
+      reporter: where to report, beside the files in `workdir`. Default: the terminal.
+
+    Returns:
+      The last state and the best checkpoint.
+
+    Raises:
+      UserError: a file is missing or invalid; `workdir` has another experiment; the batch does not
+        fit the devices; the loss is not finite; the disk is full; the run was stopped by SIGTERM.
+    """
+    if isinstance(experiment, ConfigDict) and (home := former_home(experiment.task)):
+        return home.run_experiment(experiment, workdir, reporter)
+    _check_init(experiment.init, workdir)
+    return run(open_task(experiment, workdir), reporter)
+
+
+def run(task: Task, reporter: Reporter | None = None) -> Result:
+    """As `train`, for a task that is open; its folder is the run's directory."""
+    experiment: Experiment = task.experiment
+    workdir = task.folder
+    use_compilation_cache(experiment.run.compilation_cache)
+    mesh = devices.data_mesh()
+    recipe = experiment.optimizer
+    check_batch(recipe, experiment.batch_size, task.bn_group_size)
+    devices.check_batch_on(
+        mesh, experiment.batch_size, group_size=task.bn_group_size, parts=recipe.accumulation
+    )
+    data = task.training_set()
+    test = task.test_set() if experiment.evaluation.every_epochs else None
+    claim(workdir, experiment)
+    trainer = Trainer(task, mesh, steps_per_epoch(data, experiment))
+    store = RunCheckpoints(
+        workdir, task.meta(data.labels), keep=experiment.run.keep, best_by=task.metric
+    )
+    with contextlib.closing(store):
+        # Where a run starts: 1. its own newest checkpoint; 2. the weights of `init`; 3. scratch.
+        found = store.restore(items_of(trainer.abstract_state()))
+        if found:
+            start, items, progress = found
+            state = state_of(items)
+        else:
+            start, state, progress = 0, trainer.new_state(), {}
+        timetable = _timetable(experiment, trainer.steps_per_epoch, evaluates=test is not None)
+        evaluates_again = start > 0 and timetable.evaluates(start) and not store.scores(start)
+        reporter = _reporters(experiment, workdir, start, timetable, evaluates_again, reporter)
+        clock = Clock(progress.get("seconds"))
+
+        def evaluate_state(step: int, state: TrainState) -> None:
+            assert test is not None
+            with clock("evaluation"):
+                scored = scoring.score(
+                    test,
+                    task.network.merge(*averaged(state)),
+                    mesh,
+                    workers=experiment.data.workers,
+                    skip_unreadable=experiment.evaluation.skip_unreadable,
+                )
+            reporter.evaluation(step, scored.scores.numbers())
+            with clock("saving"):
+                store.add_scores(step, scored.scores.numbers())
+
+        with contextlib.closing(reporter):
+            reporter.say(_beginning(experiment, workdir, start, timetable, mesh))
+            if evaluates_again:
+                evaluate_state(start, state)
+            if start < timetable.total_steps:
+                with training_batches(data, task, mesh, start) as batches:
+                    state = fit(
+                        state,
+                        start_step=start,
+                        step=trainer.compile_step(),
+                        batches=batches,
+                        key=trainer.key(),
+                        timetable=timetable,
+                        evaluate=evaluate_state,
+                        checkpoints=store,
+                        reporter=reporter,
+                        clock=clock,
+                        progress=progress,
+                        workdir=workdir,
+                    )
+            if devices.is_main():
+                draw_curves(workdir, trainer.steps_per_epoch, task.metric)
+            best_step = store.best_step()
+            best = store.folder / str(best_step) if best_step is not None else None
+            reporter.say(clock.summary())
+            last = f"last checkpoint: {store.describe_last()}"
+            reporter.say(last + (f"; best: {best}" if best else ""))
+            return Result(state, best)
+
+
+def evaluate(
+    fields: ConfigDict,
+    checkpoint: str,
+    *,
+    complete: Callable[[ConfigDict], None] = lambda fields: None,
+    batch_size: int | None = None,
+    skip_unreadable: bool = False,
+    as_json: bool = False,
+    scores: Path | None = None,
+    save: Path | None = None,
+) -> None:
+    """Score a checkpoint on the test data of a config, and print the scores.
+
+    Args:
+      fields: as `training.config.read` returns them; changed where the checkpoint says otherwise.
+      checkpoint: a file or directory that the task can load.
+      complete: sets fields that follow from the checkpoint's network, once `fields.model` is it.
+      batch_size: records scored at once, on all devices; None: as the config says.
+      skip_unreadable: leave out records that cannot be read, whatever the config says.
+      as_json: print one JSON object instead of a table.
+      scores: file to write the answer to every record to.
+      save: file to draw a picture to.
+
+    Raises:
+      UserError: a file is missing or invalid, or does not fit.
+    """
+    if home := former_home(fields.task):
+        home.evaluate(fields, checkpoint, as_json=as_json, scores=scores, save=save)
+        return
+    use_compilation_cache()
+    model = find_task(fields.task).load(checkpoint, fields)
+    # Not needed here, and some configs leave them to the training data.
+    fields.epochs, fields.batch_size = fields.epochs or 1, fields.batch_size or 1
+    complete(fields)
+    task = find_task(fields.task)(config.parse(fields), run_folder(checkpoint))
+    test = task.test_set(checkpoint)
+    if test is None:
+        raise UserError("config: data.test is empty; give --config.data.test=... or --videos")
+    if batch_size is not None and test.batch_size is not None:
+        test.batch_size = batch_size
+    experiment = task.experiment
+    with progress_bar("evaluating", len(test)) as progress:
+        scored = scoring.score(
+            test,
+            model,
+            devices.data_mesh(),
+            workers=experiment.data.workers,
+            skip_unreadable=skip_unreadable or experiment.evaluation.skip_unreadable,
+            progress=progress,
+        )
+    if devices.is_main():
+        summary = {"checkpoint": checkpoint, **scored.scores.to_json()}
+        comparison = ""
+        if getattr(experiment.published, task.published):
+            summary["published"] = experiment.published.to_json()
+            comparison = _comparison(experiment.published, task, scored, summary)
+        scoring.report(
+            scored,
+            summary,
+            comparison=comparison,
+            as_json=as_json,
+            scores=scores,
+            save=save,
+        )
+
+
+def _comparison(
+    published: Published, task: Task, scored: scoring.Scored, summary: Mapping[str, Any]
+) -> str:
+    """A line that compares a score with the published one."""
+    figures = [
+        f"{PUBLISHED[name]} {100 * value:.2f} %"
+        for name, value in published.to_json().items()
+        if name in PUBLISHED
+    ]
+    gap = 100 * (scored.scores.numbers()[task.metric] - getattr(published, task.published))
+    line = f"{published.source}: {'   '.join(figures)}; here {gap:+.2f} points"
+    if published.views and published.views != summary.get("views", published.views):
+        line += f" (published with views {published.views})"
+    return line
+
+
+def open_task(experiment: Experiment | ConfigDict, folder: Path) -> Task:
+    """The task of an experiment.
+
+    Args:
+      experiment: the run, or its fields, which are completed from the training data.
+      folder: the run's directory.
+
+    Raises:
+      UserError: a field is invalid, or the data that others follow from cannot be opened.
+    """
+    if isinstance(experiment, ConfigDict):
+        find_task(experiment.task).fill_in(experiment, folder)
+        experiment = config.parse(experiment)
+    return find_task(experiment.task)(experiment, folder)
+
+
+def steps_per_epoch(data: TrainingSet, experiment: Experiment) -> int:
+    """Batches in one pass over the training data."""
+    return max(len(data) // experiment.batch_size, 1)
+
+
+@contextlib.contextmanager
+def training_batches(
+    data: TrainingSet, task: Task, mesh: Mesh, start_step: int = 0
+) -> Iterator[Iterator[Batch]]:
+    """The training batches on the devices, from the `start_step`-th on, without end."""
+    experiment, shapes = task.experiment, task.abstract_batch().values()
+    split = devices.split_batch(mesh)
+    local = endless_batches(
+        functools.partial(_draw, data),
+        len(data),
+        batch_size=experiment.batch_size,
+        seed=experiment.seed,
+        sample_bytes=sum(x.size * x.dtype.itemsize for x in shapes) // experiment.batch_size,
+        rows=local_rows(split, experiment.batch_size),
+        workers=experiment.data.workers,
+        start_step=start_step,
+    )
+    with contextlib.closing(local), to_devices(local, split) as batches:
+        yield batches
+
+
+def _draw(data: TrainingSet, rng: np.random.Generator, record: int) -> Sample:
+    return data.read(record, rng)
+
+
+class Trainer:
+    """The compiled step of a task on a mesh, and the states it works on.
+
+    Args:
+      task: what is trained.
+      mesh: the devices.
+      steps_per_epoch: batches in one pass.
+    """
+
+    def __init__(self, task: Task, mesh: Mesh, steps_per_epoch: int):
+        self.task, self.mesh, self.steps_per_epoch = task, mesh, steps_per_epoch
+        self._experiment = task.experiment
+        recipe = self._experiment.optimizer
+        schedule = learning_rate_schedule(
+            recipe,
+            batch_size=self._experiment.batch_size,
+            epochs=self._experiment.epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+        self._optimizer = optimizer(recipe, schedule, task.trains)
+        self._step = functools.partial(
+            train_step, task=task, optimizer=self._optimizer, schedule=schedule, recipe=recipe
+        )
+
+    def new_state(self) -> TrainState:
+        """The state before the first step."""
+        state = init_state(*self.task.init(), self._optimizer, self._experiment.optimizer)
+        return devices.put_everywhere(state, self.mesh)
+
+    def key(self) -> PRNGKeyArray:
+        """The run's key, on every device."""
+        return jax.jit(jax.random.key, out_shardings=devices.replicated(self.mesh))(
+            self._experiment.seed
+        )
+
+    def abstract_state(self) -> TrainState:
+        """The state as shapes with shardings."""
+        everywhere = devices.replicated(self.mesh)
+        shapes = jax.eval_shape(
+            functools.partial(
+                init_state, optimizer=self._optimizer, recipe=self._experiment.optimizer
+            ),
+            *self.task.network.abstract(),
+        )
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
+        )
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch as shapes with shardings."""
+        split = devices.split_batch(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split)
+            for name, x in self.task.abstract_batch().items()
+        }
+
+    def compile_step(self) -> jax.stages.Compiled:
+        """The step, compiled ahead of time.
+
+        The program takes these shapes, types and shardings only: with others it raises an error
+        that names the argument, where a jitted function would compile again.
+        """
+        everywhere = devices.replicated(self.mesh)
+        jitted = jax.jit(
+            self._step,
+            in_shardings=(everywhere, devices.split_batch(self.mesh), everywhere),
+            out_shardings=(everywhere, everywhere),
+            donate_argnums=0,
+        )
+        return jitted.lower(self.abstract_state(), self.abstract_batch(), self.key()).compile()
+
+
+def _timetable(experiment: Any, steps_per_epoch: int, *, evaluates: bool) -> Timetable:
+    """Epochs to steps."""
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * steps_per_epoch)) if epochs else 0
+
+    return Timetable(
+        total_steps=experiment.epochs * steps_per_epoch,
+        log_every=experiment.run.log_steps,
+        evaluate_every=steps(experiment.evaluation.every_epochs) if evaluates else 0,
+        save_every=steps(experiment.run.save_epochs),
+        profile=experiment.run.profile,
+    )
+
+
+def _reporters(
+    experiment: Any,
+    workdir: Path,
+    start: int,
+    timetable: Timetable,
+    evaluates_again: bool,
+    first: Reporter | None,
+) -> Reporter:
+    if not devices.is_main():
+        return Reporter()
+    first = first or console(start, timetable.total_steps, experiment.batch_size)
+    reporters = [first, MetricsFile(workdir, start, evaluates_again=evaluates_again)]
+    if experiment.run.tensorboard:
+        reporters.append(TensorBoard(workdir, start))
+    return Reporters(reporters)
+
+
+def _beginning(experiment: Any, workdir: Path, start: int, timetable: Timetable, mesh: Mesh) -> str:
+    kind = mesh.devices.flat[0].device_kind
+    where = f"{mesh.size} device{'s' if mesh.size > 1 else ''} ({kind})"
+    total = timetable.total_steps
+    if start >= total:
+        return (
+            f"{workdir} has all its {total} steps already: nothing is left to train; to train"
+            " further, start another run with --from"
+        )
+    if start:
+        return f"continuing from step {start} of {total} in {workdir}, on {where}"
+    source = f"the weights of {experiment.init}" if experiment.init else "scratch"
+    return f"starting from {source}: {total} steps of {experiment.batch_size} clips on {where}"
+
+
+def _check_init(init: str, workdir: Path) -> None:
+    """Refuse initial weights that do not exist, before `workdir` is made.
+
+    Raises:
+      UserError: naming the path.
+    """
+    has_begun = (workdir / CONFIG).exists()
+    if init and not has_begun and not epath.Path(init).exists():
+        raise UserError(
+            f"config: init: {init} not found; give the weights to start from with --from CKPT, or"
+            " --config.init= to start from scratch"
+        )
+
+
+def claim(workdir: Path, experiment: Any) -> None:
+    """Make `workdir` this experiment's, or check that it is. Without a checkpoint it is anyone's.
+
+    Raises:
+      UserError: it has checkpoints of another one; the message lists the fields that differ.
+    """
+    path = workdir / CONFIG
+    if path.exists() and complete_steps(workdir.absolute() / CHECKPOINTS):
+        try:
+            differing = differences(experiment, json.loads(path.read_text()))
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); choose another --workdir") from error
+        if differing:
+            raise UserError(
+                f"{workdir}: holds a run with another config: {'; '.join(differing)}; choose"
+                " another --workdir, or the config that the run was started with"
+            )
+    if devices.is_main():
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write_json(path, to_json(experiment))
+        _write_json(workdir / ENVIRONMENT, environment())
+
+
+def run_folder(checkpoint: str) -> Path:
+    """The directory of the run that a checkpoint belongs to; otherwise the checkpoint's parent."""
+    path = Path(checkpoint)
+    for folder in (path, *path.parents[:2]):
+        if (folder / CONFIG).is_file():
+            return folder
+    return path.parent
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(content, indent=1) + "\n")
