@@ -22,14 +22,13 @@ Which frames: `--config.data.frame_offset=1` (default) numbers them as mmaction2
 as 1.0 did; the release fits both, and it is a thirtieth of a second.
 """
 
-from squeezetime_jax.tasks.detection import config as detection
 from squeezetime_jax.training import config as experiment
 
 
 def get_config(variant="released"):
     """The experiment."""
     experiment.check_variant(variant, "released", "paper")
-    config = experiment.default(detection.Experiment)
+    config = experiment.default("detection")
     config.epochs = 50
     config.batch_size = 128
     config.init = "SqueezeTime_K400.pth"

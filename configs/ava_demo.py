@@ -18,7 +18,7 @@ from squeezetime_jax.training import config as experiment
 def get_config(variant="released"):
     """The experiment."""
     experiment.check_variant(variant, "released")
-    config = experiment.default(detection.Experiment)
+    config = experiment.default("detection")
     side = 48
 
     config.epochs = 6

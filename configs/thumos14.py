@@ -20,14 +20,13 @@ Variants:
              squeezetime train --config thumos14:demo --workdir runs/demo --from squeezetime-demo
 """
 
-from squeezetime_jax.tasks.localization.config import Experiment
 from squeezetime_jax.training import config as experiment
 
 
 def get_config(variant="thumos14"):
     """The experiment."""
     experiment.check_variant(variant, "thumos14", "demo")
-    config = experiment.default(Experiment)
+    config = experiment.default("localization")
     if variant == "demo":
         return _demo(config)
     config.seed = 2020

@@ -63,11 +63,11 @@ def _demo(args: argparse.Namespace) -> int:
 )
 def _convert(args: argparse.Namespace) -> None:
     from squeezetime_jax.checkpoint.store import convert_checkpoint
-    from squeezetime_jax.tasks.detection import weights
+    from squeezetime_jax.tasks.detection import detector
 
     convert = convert_checkpoint
-    if weights.holds_detector(args.source):
-        convert = weights.convert_checkpoint
+    if detector.holds_detector(args.source):
+        convert = detector.convert_checkpoint
     changes = {"num_classes": args.num_classes, "num_frames": args.num_frames}
     changes = {name: value for name, value in changes.items() if value is not None}
     print(convert(args.source, args.target, allow=args.allow, **changes))
@@ -426,7 +426,7 @@ def _features(args: argparse.Namespace) -> int:
     _save("draw a timeline below a filmstrip"),
 )
 def _localize(args: argparse.Namespace) -> int:
-    from squeezetime_jax.tasks.localization.command import localize_video
+    from squeezetime_jax.tasks.localization.localize import localize_video
 
     return localize_video(
         args.video, args.checkpoint, count=args.top, as_json=args.json, save=args.save
@@ -460,6 +460,101 @@ def _detect(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.detection.detect import Choices, detect_video
 
     return detect_video(args.video, build(Choices, args), as_json=args.json, save=args.save)
+
+
+_GROUND_TRUTH, _DETECTIONS = (
+    arg(name, required=True, metavar="FILE", help=content)
+    for name, content in (
+        ("--ground-truth", "annotations, in the format of the data set"),
+        ("--detections", "detections, as `squeezetime eval --scores` writes them"),
+    )
+)
+
+
+@subcommand(
+    "Compute the frame mAP of a csv file of detections (AVA).",
+    "squeezetime frame-map --ground-truth gt.csv --detections found.csv --labels list.pbtxt",
+    _GROUND_TRUTH,
+    _DETECTIONS,
+    arg("--labels", required=True, metavar="FILE", help="list of the actions that are scored"),
+    arg("--exclude", metavar="FILE", help="csv file of frames that are not scored"),
+    arg(
+        "--protocol",
+        choices=("mmaction2", "official"),
+        default="mmaction2",
+        help="arithmetic of mmaction2, the default, or of ActivityNet",
+    ),
+    _JSON,
+)
+def _frame_map(args: argparse.Namespace) -> None:
+    from squeezetime_jax.tasks.detection.metric import score_files
+
+    files = args.ground_truth, args.detections, args.labels
+    score_files(*files, exclude=args.exclude, protocol=args.protocol, as_json=args.json)
+
+
+@subcommand(
+    "Compute the mAP of a JSON file of temporal detections (THUMOS14).",
+    "squeezetime temporal-map --ground-truth gt.json --detections found.json --subset test",
+    _GROUND_TRUTH,
+    _DETECTIONS,
+    arg("--subset", default="test", metavar="NAME", help="of the ground truth; default test"),
+    arg(
+        "--tiou",
+        default="0.3,0.4,0.5,0.6,0.7",
+        metavar="T,T,...",
+        help="least overlaps of a correct detection; default 0.3,0.4,0.5,0.6,0.7",
+    ),
+    _JSON,
+)
+def _temporal_map(args: argparse.Namespace) -> None:
+    from squeezetime_jax.tasks.localization.metric import score_files
+
+    files = args.ground_truth, args.detections
+    score_files(*files, subset=args.subset, thresholds=args.tiou, as_json=args.json)
+
+
+@subcommand(
+    "Store the frames around annotated seconds as shards, which load faster (AVA).",
+    "squeezetime ava-shards --config ava21 --split train --out shards",
+    arg("--config", required=True, metavar="FILE", help="its data; fields: --config.NAME=VALUE"),
+    arg("--split", required=True, choices=("train", "test"), help="the same --out for both"),
+    arg("--out", required=True, type=Path, metavar="FOLDER", help="folder of the shards"),
+    arg(
+        "--short-side",
+        type=number(int, 1),
+        default=360,
+        metavar="PIXELS",
+        help="largest shorter side of the stored frames; default 360",
+    ),
+    _WORKERS,
+)
+def _ava_shards(args: argparse.Namespace) -> int:
+    from squeezetime_jax.tasks.detection.dataset import prepare
+    from squeezetime_jax.training import config
+
+    experiment = config.parse(config.read([f"--config={args.config}", *args.fields]))
+    size = {"short_side": args.short_side, "processes": args.workers}
+    report = prepare(experiment, args.split, args.out, **size)
+    for name, reason in report.bad:
+        print(f"{name}: {reason}")
+    megabytes = report.num_bytes / 1e6
+    print(f"seconds: {report.num_videos}, {megabytes:.1f} MB in {args.out}; bad: {len(report.bad)}")
+    return 1 if report.bad else 0
+
+
+@subcommand(
+    "Convert AVA's person proposals from a pickle to npz or parquet.",
+    "squeezetime ava-proposals ava_dense_proposals_val.FAIR.recall_93.9.pkl val.npz",
+    arg("source", metavar="SOURCE", help="a pickle; it is read as data, nothing in it is run"),
+    arg("target", metavar="TARGET", help="a file ending in .npz or .parquet"),
+)
+def _ava_proposals(args: argparse.Namespace) -> None:
+    from squeezetime_jax.tasks.detection.proposals import read_proposals, write_proposals
+
+    proposals = read_proposals(args.source)
+    write_proposals(args.target, proposals)
+    print(f"wrote {args.target}: {len(proposals)} frames")
 
 
 @subcommand(

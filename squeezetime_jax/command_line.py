@@ -44,7 +44,20 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-_parser = _Parser("squeezetime", description="SqueezeTime in JAX: video recognition for phones.")
+class _CommandList(argparse.HelpFormatter):
+    """Names and summaries of the subcommands in two columns; argparse forgets the names' indent."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action.choices, dict):
+            self._action_max_length = max(map(len, action.choices)) + 2 * self._indent_increment
+
+
+_parser = _Parser(
+    "squeezetime",
+    description="SqueezeTime in JAX: video recognition for phones.",
+    formatter_class=_CommandList,
+)
 _parser.add_argument(
     "--version", action="version", version=f"squeezetime {squeezetime_jax.__version__}"
 )

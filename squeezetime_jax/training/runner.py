@@ -51,7 +51,7 @@ from squeezetime_jax.training.step import (
     state_of,
     train_step,
 )
-from squeezetime_jax.training.task import Batch, Task, TrainingSet, find_task, former_home
+from squeezetime_jax.training.task import Batch, Task, TrainingSet, find_task
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -87,8 +87,6 @@ def train(
       UserError: a file is missing or invalid; `workdir` has another experiment; the batch does not
         fit the devices; the loss is not finite; the disk is full; the run was stopped by SIGTERM.
     """
-    if isinstance(experiment, ConfigDict) and (home := former_home(experiment.task)):
-        return home.run_experiment(experiment, workdir, reporter)
     _check_init(experiment.init, workdir)
     return run(open_task(experiment, workdir), reporter)
 
@@ -194,9 +192,6 @@ def evaluate(
     Raises:
       UserError: a file is missing or invalid, or does not fit.
     """
-    if home := former_home(fields.task):
-        home.evaluate(fields, checkpoint, as_json=as_json, scores=scores, save=save)
-        return
     use_compilation_cache()
     model = find_task(fields.task).load(checkpoint, fields)
     # Not needed here, and some configs leave them to the training data.

@@ -200,10 +200,3 @@ def find_task(name: str) -> type[Task]:
     if name not in known:
         raise UserError(f"config: task must be one of {', '.join(known)}, got {name!r}")
     return importlib.import_module(f"{_TASKS}.{name}.task").TASK
-
-
-def former_home(name: str) -> Any:
-    """The module of a task that is not converted yet."""
-    if name != "recognition" and isinstance(find_task(name), str):
-        return importlib.import_module(f"{_TASKS}.{name}.experiment")
-    return None

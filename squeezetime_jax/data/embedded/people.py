@@ -1,13 +1,14 @@
 """The embedded data set: videos of several "persons", annotated in AVA's formats.
 
-A person is a textured shape of the motion videos. Within its two seconds it walks once around a
-circle, one way or the other, and swells and shrinks once. What it does at the annotated second is
-its action: which way it is heading there, in the hours of a clock, and, for some, that it is
-growing or shrinking just then. Everybody walks the whole circle and takes on every size, so the
-frames by themselves, in no order, tell nothing: only how they follow each other does. A person's
-box is what it reaches while it walks, and does not give its place away.
+A person is a textured shape of the motion videos. Within two seconds it walks once around a circle,
+in either direction, and grows and shrinks once. Its action is its direction at the annotated
+second, in the hours of a clock, and, for some, that it is growing or shrinking then. Every person
+walks the whole circle and takes every size, so the set of frames without their order shows nothing
+of the action. The box of a person is the area that it covers while it walks, and does not show
+where on its circle it is.
 
-Frames run at `FPS` from second `START` on, and the annotated second is the middle of the video.
+There are `FPS` frames per second from second `START` on, and the annotated second is in the middle
+of the video.
 """
 
 import dataclasses
@@ -39,31 +40,31 @@ ACTIONS = (
 """Names of the actions; the ids count from 1."""
 _GROWING, _SHRINKING = HOURS + 1, HOURS + 2
 
-_WAYS = (-1, 1)  # round the circle; clockwise is 1
-_PLACES = 2  # a side: each person has a quarter of the frame to itself
+_DIRECTIONS = (-1, 1)  # around the circle; clockwise is 1
+_PLACES = 2  # along each side: each person has a quarter of the frame
 _PERSONS = (2, 4)
 # As shares of the frame's side.
 _CIRCLE = (0.1, 0.125)  # radius of the walk
 _RADIUS = (0.08, 0.095)  # of a shape of middle size
-_SWELLING = 0.3  # the log-size goes up and down by this
-_WANDER = 0.03  # how far a circle's middle is from its quarter's
-_NEARLY = 0.7  # how far from the full hour a heading may be, in half-hours
-_SLACK = 0.03  # how far a proposal's edges are off, in sides of the box
+_GROWTH = 0.3  # amplitude of the log-size
+_WANDER = 0.03  # largest distance of a circle's centre from the centre of its quarter
+_JITTER = 0.7  # largest distance of a direction from the full hour, in half-hours
+_SLACK = 0.03  # largest error of a proposal's edges, in sides of the box
 _MARKER = "people.json"
-_FOREIGN = f"holds something else (no {_MARKER}); choose another folder"
-_OTHER = "holds persons' videos made with other settings; choose another folder or delete this one"
+_FOREIGN = f"not empty, and not written by this program (no {_MARKER}); choose another folder"
+_OTHER = "has videos of people made with {was}, not {wanted}; choose another folder or delete it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class People:
-    """How many videos of which kind.
+    """The settings of the data set.
 
     Attributes:
-      num_train: training videos.
-      num_test: test videos.
+      num_train: number of training videos.
+      num_test: number of test videos.
       size: side of the frames, in pixels; even and at least 32.
       difficulty: 0 to 1, as of the motion videos.
-      seed: of everything drawn.
+      seed: everything random follows from it.
 
     Raises:
       ValueError: a field is out of range.
@@ -86,7 +87,7 @@ class People:
 
 
 class Person(NamedTuple):
-    """What one person does.
+    """A person of a video.
 
     Attributes:
       box: x1, y1, x2, y2 as shares of the frame.
@@ -100,7 +101,7 @@ class Person(NamedTuple):
 def people_video(
     people: People, split: str, index: int
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], list[Person]]:
-    """Video `index` of a split, and who does what in it; splits never share a generator.
+    """Video `index` of a split, and its persons; every video has its own generator.
 
     Args:
       people: the data set.
@@ -138,34 +139,34 @@ def _walk(
     middle = (np.array([place % _PLACES, place // _PLACES]) + 0.5) / _PLACES
     middle = middle + rng.uniform(-_WANDER, _WANDER, 2)
     circle, radius = rng.uniform(*_CIRCLE), rng.uniform(*_RADIUS)
-    hour, swelling = rng.integers(1, HOURS + 1), rng.integers(HOURS)
-    way = rng.choice(_WAYS)
-    off = _NEARLY * rng.uniform(-0.5, 0.5, 2) / HOURS
-    # Turns from twelve o'clock; who heads for three going clockwise is at twelve.
-    angle = 2 * math.pi * (hour / HOURS + off[0] - way / 4 + way * turns)
+    hour, growth = rng.integers(1, HOURS + 1), rng.integers(HOURS)
+    direction = rng.choice(_DIRECTIONS)
+    off = _JITTER * rng.uniform(-0.5, 0.5, 2) / HOURS
+    # In turns from twelve o'clock: heading for three, clockwise, a person is at twelve.
+    angle = 2 * math.pi * (hour / HOURS + off[0] - direction / 4 + direction * turns)
     x = middle[0] + circle * np.sin(angle)
     y = middle[1] - circle * np.cos(angle)
-    size = radius * np.exp(_SWELLING * np.sin(2 * math.pi * (swelling / HOURS + off[1] + turns)))
+    size = radius * np.exp(_GROWTH * np.sin(2 * math.pi * (growth / HOURS + off[1] + turns)))
     image = scenes.draw_image(rng, colour, difficulty)
     angles = np.full(len(turns), rng.uniform())
     scenes.paint(frames, image, x * side, y * side, size * side, angles)
-    reach = circle + radius * math.exp(_SWELLING / 2)
+    reach = circle + radius * math.exp(_GROWTH / 2)
     box = np.clip([*(middle - reach), *(middle + reach)], 0, 1).round(3).tolist()
     actions = [int(hour)]
-    if swelling == 0:
+    if growth == 0:
         actions.append(_GROWING)
-    elif swelling == HOURS // 2:
+    elif growth == HOURS // 2:
         actions.append(_SHRINKING)
     return Person(tuple(box), tuple(actions))
 
 
 class Written(NamedTuple):
-    """Where the data set lies.
+    """The files of a split.
 
     Attributes:
       root: folder of the videos, named `<video_id>.mp4`.
-      ground_truth: the split's csv file.
-      proposals: the split's pickle.
+      ground_truth: csv file of annotated boxes.
+      proposals: pickle of detected boxes.
       actions: the list of actions.
       excluded: frames that do not count; an empty file.
     """
@@ -189,17 +190,15 @@ def written(folder: Path, split: str) -> Written:
 
 
 def write_people(folder: Path, people: People, threads: int | None = None) -> Path:
-    """Write the data set, or find it written.
-
-    A call that was cut short is taken up where it stopped; a folder of another data set is refused.
+    """Write the data set, unless it is there already. The next call continues an interrupted one.
 
     Args:
       folder: where to write; made if absent.
-      people: which data set.
+      people: settings of the data set.
       threads: by default one per core.
 
     Raises:
-      UserError: the folder holds something else.
+      UserError: the folder has other contents.
     """
     arguments = {"version": 1, **dataclasses.asdict(people)}
     marker = folder / _MARKER
@@ -248,7 +247,7 @@ def _rows(split: str, index: int, persons: list[Person]) -> Iterator[str]:
 
 
 def _proposals(rng: np.random.Generator, persons: list[Person]) -> Float64[np.ndarray, "n 5"]:
-    """What a person detector might find: every person, about; and things it is not sure of."""
+    """What a person detector might find: every person, roughly; and false ones of low score."""
     found = []
     for person in persons:
         box = np.array(person.box)

@@ -4,25 +4,28 @@ A row of boxes is `video_id,second,x1,y1,x2,y2,action_id[,person_id or score]`, 
 coordinates as shares of the frame. A frame is named by its video and its whole second.
 """
 
-import csv
-import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from squeezetime_jax.data.tables import PathLike, expected, number, read_csv, read_lines
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole
 
 Frame = tuple[str, int]
 """A video and a whole second of it: what AVA annotates."""
 
-_MAX_SHOWN = 80
-# How far a detection may stick out of the frame, in shares of it: a regressed box may, a little.
-_OUTSIDE = 0.1
+DECIMALS = 4
+"""Of the numbers in a file of detections (mmaction2)."""
+
+# How far a detection may reach beyond the frame, as a share of it: regressed boxes do, slightly.
+_MARGIN = 0.1
+_MAX_SECOND = 10**9
+_MAX_ACTION = 10**9
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,8 @@ class BoxRows:
       frames: the distinct frames, in the order of their first rows.
       frame: of each row, as an index into `frames`.
       boxes: x1, y1, x2, y2 as shares of the frame.
-      action: action id of each row; 0 where the file has no action there.
+      action: action id of each row; 0 where the file has no action column.
       last: the eighth column, a person's id or a score; 1 where there is none.
-      line: of each row, from 1.
     """
 
     frames: list[Frame]
@@ -43,37 +45,36 @@ class BoxRows:
     boxes: Float64[np.ndarray, "rows 4"]
     action: Int64[np.ndarray, " rows"]
     last: Float64[np.ndarray, " rows"]
-    line: Int64[np.ndarray, " rows"]
 
     def __len__(self) -> int:
         return len(self.frame)
 
 
-def read_ground_truth(path: str | Path, *, max_action: int | None = None) -> BoxRows:
+def read_ground_truth(path: PathLike, *, max_action: int | None = None) -> BoxRows:
     """Read annotated boxes.
 
     Args:
-      path: the csv file; the eighth column, if there, is the person's id.
-      max_action: the largest action id there may be.
+      path: the csv file; the eighth column, if there is one, is the person's id.
+      max_action: the largest action id allowed.
 
     Raises:
-      UserError: with file and line: a row has another number of columns, a column is no number, a
-        box is not within the frame or has no corners in order, an action id is not in range.
+      UserError: with file and line: the number of columns is wrong, a column is not a number, a box
+        is not within the frame or its corners are swapped, an action id is out of range.
     """
     return _read_rows(path, 0.0, max_action)
 
 
-def read_detections(path: str | Path) -> BoxRows:
+def read_detections(path: PathLike) -> BoxRows:
     """Read detected boxes; the eighth column is the score, 1 where there is none.
 
     Raises:
-      UserError: as `read_ground_truth`; but a box may stick out of the frame by a tenth of it.
+      UserError: as `read_ground_truth`; but a box may reach beyond the frame by a tenth of it.
     """
-    return _read_rows(path, _OUTSIDE, None)
+    return _read_rows(path, _MARGIN, None)
 
 
-def read_boxes(path: str | Path) -> BoxRows:
-    """Read boxes that nobody has labelled: rows as `read_ground_truth`, cut off after the box.
+def read_boxes(path: PathLike) -> BoxRows:
+    """Read boxes without actions: rows as for `read_ground_truth`, of which only six are needed.
 
     Raises:
       UserError: as `read_ground_truth`.
@@ -82,52 +83,79 @@ def read_boxes(path: str | Path) -> BoxRows:
 
 
 def _read_rows(
-    path: str | Path,
-    outside: float,
-    max_action: int | None,
-    columns: Collection[int] = (7, 8),
+    path: PathLike, margin: float, max_action: int | None, columns: Collection[int] = (7, 8)
 ) -> BoxRows:
     numbers: dict[Frame, int] = {}
-    frame, boxes, action, last, lines = [], [], [], [], []
-    for line, row in _rows(path):
+    frame, boxes, action, last = [], [], [], []
+    for place, row in read_csv(path):
         if len(row) not in columns:
-            wanted = " or ".join(map(str, columns))
-            raise _bad(
-                path, line, f"{len(row)} columns ({','.join(row)[:_MAX_SHOWN]})", f"{wanted}"
-            )
-        key = (row[0], _second(path, line, row[1]))
-        box = [_number(path, line, word) for word in row[2:6]]
-        _check_box(path, line, box, outside)
+            counts = " or ".join(map(str, columns))
+            raise expected(place, f"{counts} columns", ",".join(row))
+        key = (row[0], _second(place, row[1]))
         frame.append(numbers.setdefault(key, len(numbers)))
-        boxes.append(box)
-        action.append(_action(path, line, row[6], max_action) if len(row) > 6 else 0)
-        last.append(_number(path, line, row[7]) if len(row) == 8 else 1.0)
-        lines.append(line)
+        boxes.append(_box(place, row[2:6], margin))
+        action.append(_action(place, row[6], max_action) if len(row) > 6 else 0)
+        last.append(number(place, row[7]) if len(row) == 8 else 1.0)
     return BoxRows(
         frames=list(numbers),
         frame=np.array(frame, np.int64),
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         action=np.array(action, np.int64),
         last=np.array(last, np.float64),
-        line=np.array(lines, np.int64),
     )
 
 
-def read_excluded(path: str | Path) -> set[Frame]:
-    """Read the frames that nobody agreed on: rows `video_id,second`; empty lines are left out.
+def _second(place: str, word: str) -> int:
+    return int(number(place, word, low=0, high=_MAX_SECOND, name="second"))
+
+
+def _box(place: str, words: list[str], margin: float) -> list[float]:
+    box = [number(place, word) for word in words]
+    x1, y1, x2, y2 = box
+    if min(box) < -margin or max(box) > 1 + margin:
+        raise expected(place, "x1, y1, x2, y2 in [0, 1], as shares of the frame", box)
+    if x1 > x2 or y1 > y2:
+        raise expected(place, "a box with x1 <= x2 and y1 <= y2", box)
+    return box
+
+
+def _action(place: str, word: str, max_action: int | None) -> int:
+    if not word.strip().isdecimal() or not 1 <= int(word) <= (max_action or _MAX_ACTION):
+        limits = f"from 1 to {max_action}" if max_action else "of at least 1"
+        raise expected(place, f"an action id {limits}", word)
+    return int(word)
+
+
+def write_detections(path: Path, rows: BoxRows) -> None:
+    """Write detections as a csv file in AVA's format, whole or not at all.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    with whole(path) as part, part.open("w") as file:
+        for index, box, action, score in zip(
+            rows.frame, rows.boxes, rows.action, rows.last, strict=True
+        ):
+            video, second = rows.frames[index]
+            numbers = ",".join(f"{value:.{DECIMALS}f}" for value in box)
+            file.write(f"{video},{second},{numbers},{action},{score:.{DECIMALS}f}\n")
+
+
+def read_excluded(path: PathLike) -> set[Frame]:
+    """Read the frames that do not count, because annotators disagreed: rows `video_id,second`.
 
     Raises:
       UserError: with file and line, for a row of another form.
     """
     excluded = set()
-    for line, row in _rows(path):
+    for place, row in read_csv(path):
         if len(row) != 2:
-            raise _bad(path, line, f"{','.join(row)[:_MAX_SHOWN]!r}", "video_id,second")
-        excluded.add((row[0], _second(path, line, row[1])))
+            raise expected(place, "video_id,second", ",".join(row))
+        excluded.add((row[0], _second(place, row[1])))
     return excluded
 
 
-def read_actions(path: str | Path) -> dict[int, str]:
+def read_actions(path: PathLike) -> dict[int, str]:
     """Read a list of actions: id -> name, in the file's order.
 
     Args:
@@ -135,93 +163,21 @@ def read_actions(path: str | Path) -> dict[int, str]:
         "..." label_id: N }` (AVA's own lists), or lines `N: name` (mmaction2's).
 
     Raises:
-      UserError: with file and line, for a line of no such form, an id that is not from 1 up, or the
-        same id twice.
+      UserError: with file and line, for a line of another form, an id below 1, or a repeated id.
     """
     actions: dict[int, str] = {}
     name = ""
-    for line, text in enumerate(_text(path).splitlines(), 1):
-        text = text.strip()
+    for place, text in read_lines(path):
         if match := re.fullmatch(r'name:\s*"(.*)"', text):
             name = match[1]
-        elif match := re.fullmatch(r"(?:id|label_id):\s*(-?\d{1,9})", text):
-            _add_action(path, line, actions, int(match[1]), name)
+        elif match := re.fullmatch(r"(?:id|label_id):\s*(-?\d{1,9})|(\d{1,9}):\s*(.+)", text):
+            action = int(match[1] or match[2])
+            if action < 1 or action in actions:
+                raise expected(place, "an action id of at least 1, each once", action)
+            actions[action] = match[3] or name or f"action {action}"
             name = ""
-        elif match := re.fullmatch(r"(\d{1,9}):\s*(.+)", text):
-            _add_action(path, line, actions, int(match[1]), match[2])
-        elif not re.fullmatch(r"(?:item|label)\s*\{|\}|#.*|label_type:\s*\w+|", text):
-            raise _bad(path, line, repr(text[:_MAX_SHOWN]), 'name: "..." and id: N, or `N: name`')
+        elif not re.fullmatch(r"(?:item|label)\s*\{|\}|#.*|label_type:\s*\w+", text):
+            raise expected(place, 'name: "..." and id: N, or `N: name`', text)
     if not actions:
-        raise UserError(f"{path}: names no action; wanted blocks item {{ name: ... id: ... }}")
+        raise UserError(f"{path}: no action found; expected blocks item {{ name: ... id: ... }}")
     return actions
-
-
-def _add_action(
-    path: str | Path, line: int, actions: dict[int, str], number: int, name: str
-) -> None:
-    if number < 1 or number in actions:
-        found = f"action id {number}" + (" a second time" if number in actions else "")
-        raise _bad(path, line, found, "each id once, from 1 up")
-    actions[number] = name or f"action {number}"
-
-
-def _rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, with their numbers from 1."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for row in reader:
-                if row and (len(row) > 1 or row[0].strip()):
-                    yield reader.line_num, row
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; mend the line") from None
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: str | Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    return UserError(f"{path}: not readable as a text file ({reason}); check the path")
-
-
-def _bad(path: str | Path, line: int, found: Any, wanted: str) -> UserError:
-    return UserError(f"{path}, line {line}: found {found}, wanted {wanted}; mend the line")
-
-
-def _second(path: str | Path, line: int, word: str) -> int:
-    number = _number(path, line, word)
-    if number < 0 or number > 10**9:
-        raise _bad(path, line, f"second {word[:_MAX_SHOWN]!r}", "a second from 0 up")
-    return int(number)
-
-
-def _number(path: str | Path, line: int, word: str) -> float:
-    try:
-        number = float(word)
-    except ValueError:
-        raise _bad(path, line, repr(word[:_MAX_SHOWN]), "a number") from None
-    if not math.isfinite(number):
-        raise _bad(path, line, repr(word[:_MAX_SHOWN]), "a finite number")
-    return number
-
-
-def _check_box(path: str | Path, line: int, box: list[float], outside: float) -> None:
-    x1, y1, x2, y2 = box
-    if not (-outside <= x1 and -outside <= y1 and x2 <= 1 + outside and y2 <= 1 + outside):
-        raise _bad(path, line, f"box {box}", "x1, y1, x2, y2 in [0, 1], as shares of the frame")
-    if x1 > x2 or y1 > y2:
-        raise _bad(path, line, f"box {box}", "x1 <= x2 and y1 <= y2")
-
-
-def _action(path: str | Path, line: int, word: str, max_action: int | None) -> int:
-    if not word.strip().isdecimal() or not 1 <= int(word) <= (max_action or 10**9):
-        upper = f" to {max_action}" if max_action else ""
-        raise _bad(path, line, f"action id {word[:_MAX_SHOWN]!r}", f"a label from 1{upper}")
-    return int(word)

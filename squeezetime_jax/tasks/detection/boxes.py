@@ -1,4 +1,4 @@
-"""What happens to boxes when frames are resized, cropped and flipped, and which match which.
+"""Boxes under resizing, cropping and flipping of their frames, and the matching of proposals.
 
 The arithmetic and its order are the reference's (mmaction2, mmdet), in float32: cropping clips to
 one pixel less than the window, flipping does not.
@@ -29,14 +29,14 @@ def resize_boxes(
 def crop_boxes(
     boxes: Float32[np.ndarray, "k 4"], left: int, top: int, width: int, height: int
 ) -> Float32[np.ndarray, "k 4"]:
-    """Boxes within a window; one that is all outside shrinks to its border, none is dropped."""
+    """Boxes within a window; a box that is outside shrinks to the border, none is dropped."""
     shifted = boxes - np.array([left, top, left, top], np.float32)
     limit = np.array([width - 1, height - 1] * 2, np.float32)
     return np.minimum(np.maximum(shifted, np.float32(0)), limit)
 
 
 def flip_boxes(boxes: Any, width: int) -> Any:
-    """Boxes (..., 4), NumPy's or JAX's, of a frame of that width seen in a mirror."""
+    """Boxes (..., 4), NumPy's or JAX's, after the frame of that width is mirrored."""
     mirrored = [width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]]
     stack = np.stack if isinstance(boxes, np.ndarray) else jnp.stack
     return stack(mirrored, axis=-1)
@@ -67,8 +67,8 @@ def assign(
 
     Returns:
       For each proposal: 1 + the index of its box, or 0 where it has none; and its highest overlap.
-      The proposals that overlap a box the most of all are that box's, even if they overlap another
-      box more; a later box wins (mmaction2's assigner).
+      The proposals with the highest overlap of a box are assigned to it, even if they overlap
+      another box more; a later box wins (mmaction2's assigner).
     """
     if not len(truth) or not len(proposals):
         return np.zeros(len(proposals), np.int64), np.zeros(len(proposals), np.float32)
@@ -87,20 +87,20 @@ def training_rois(
     labels: Shaped[np.ndarray, "g classes"],
     proposals: Float32[np.ndarray, "p 4"],
     *,
-    most: int,
+    max_boxes: int,
     rng: np.random.Generator,
     iou: float = 0.9,
 ) -> tuple[Float32[np.ndarray, "r 4"], Shaped[np.ndarray, "r classes"]]:
     """The boxes to train on: the annotated ones, then the proposals that match one.
 
-    The reference also pools boxes that match nothing; its loss leaves them out, and so does this.
+    The reference also pools boxes that match none; its loss leaves them out, and so does this.
 
     Args:
-      truth: annotated boxes, kept even where cropping has left them no area.
-      labels: of each.
+      truth: annotated boxes, kept even where cropping left them without area.
+      labels: of each annotated box.
       proposals: candidates.
-      most: at most so many boxes; of more, a random part in their order.
-      rng: what draws the part.
+      max_boxes: of more boxes, a random choice is kept, in their order.
+      rng: draws the choice.
       iou: least overlap of a proposal with its box.
 
     Returns:
@@ -110,7 +110,7 @@ def training_rois(
     matched = np.flatnonzero(assigned)
     boxes = np.concatenate([truth, proposals[matched]])
     owners = np.concatenate([np.arange(len(truth)), assigned[matched] - 1])
-    if len(boxes) > most:
-        chosen = np.sort(rng.choice(len(boxes), most, replace=False))
+    if len(boxes) > max_boxes:
+        chosen = np.sort(rng.choice(len(boxes), max_boxes, replace=False))
         boxes, owners = boxes[chosen], owners[chosen]
     return boxes, labels[owners]

@@ -1,15 +1,16 @@
-"""Annotated frames as samples: a clip, its boxes, what they do."""
+"""Annotated frames as records: a clip, its boxes, the actions of each box."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, UInt8
 
+from squeezetime_jax.data import prepare as shards
 from squeezetime_jax.data import transforms
 from squeezetime_jax.data.batches import Sample, UnreadableRecord
+from squeezetime_jax.data.embedded import people
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.detection import boxes as geometry
 from squeezetime_jax.tasks.detection.annotations import (
@@ -18,8 +19,8 @@ from squeezetime_jax.tasks.detection.annotations import (
     read_excluded,
     read_ground_truth,
 )
-from squeezetime_jax.tasks.detection.config import Data
-from squeezetime_jax.tasks.detection.moments import Frames, Sampling, open_frames
+from squeezetime_jax.tasks.detection.config import Data, Experiment
+from squeezetime_jax.tasks.detection.frames import frame_name, open_frames, write_shards
 from squeezetime_jax.tasks.detection.proposals import Proposals, read_proposals
 
 
@@ -30,7 +31,7 @@ class KeyFrame:
     Attributes:
       frame: video and second.
       boxes: x1, y1, x2, y2 of its persons, as shares of the frame.
-      labels: what each does; column = action id.
+      labels: actions of each person; column = action id.
     """
 
     frame: Frame
@@ -45,214 +46,211 @@ class KeyFrames:
 
     Args:
       rows: of the file.
-      num_classes: action ids are below.
+      num_classes: action ids are below it.
       excluded: frames to leave out.
+
+    Attributes:
+      rows: of the file.
+      num_classes: action ids are below it.
+      frames: video and second of each frame.
     """
 
     def __init__(self, rows: BoxRows, num_classes: int, excluded: set[Frame] | None = None):
         self.rows = rows
-        self._num_classes = num_classes
+        self.num_classes = num_classes
         order = np.argsort(rows.frame, kind="stable")
         ends = np.searchsorted(rows.frame[order], np.arange(len(rows.frames)), "right")
         parts = np.split(order, ends[:-1]) if len(rows.frames) else []
-        self._frames = [
+        kept = [
             (frame, part)
             for frame, part in zip(rows.frames, parts, strict=True)
             if frame not in (excluded or ())
         ]
+        self.frames = [frame for frame, _ in kept]
+        self._parts = [part for _, part in kept]
 
     def __len__(self) -> int:
-        return len(self._frames)
-
-    def frame(self, index: int) -> Frame:
-        """Video and second of a frame."""
-        return self._frames[index][0]
+        return len(self.frames)
 
     def __getitem__(self, index: int) -> KeyFrame:
-        frame, part = self._frames[index]
         persons: dict[tuple[float, ...], list[int]] = {}
-        for row in part:
+        for row in self._parts[index]:
             box = tuple(self.rows.boxes[row].tolist())
             persons.setdefault(box, []).append(int(self.rows.action[row]))
-        labels = np.zeros((len(persons), self._num_classes), bool)
+        labels = np.zeros((len(persons), self.num_classes), bool)
         for number, actions in enumerate(persons.values()):
             labels[number, actions] = True
-        return KeyFrame(frame, np.array(list(persons), np.float64).reshape(-1, 4), labels)
+        boxes = np.array(list(persons), np.float64).reshape(-1, 4)
+        return KeyFrame(self.frames[index], boxes, labels)
 
 
-@dataclasses.dataclass(frozen=True)
+def with_files(data: Data, folder: Path) -> Data:
+    """The data with the files of the embedded data set, where `train` names it."""
+    files = {split: people.written(folder, split) for split in ("train", "test")}
+    named: dict[str, Any] = {
+        f"{split}{suffix}": str(path)
+        for split, each in files.items()
+        for suffix, path in (
+            ("", each.ground_truth),
+            ("_proposals", each.proposals),
+            ("_excluded", each.excluded),
+        )
+    }
+    return dataclasses.replace(
+        data,
+        **named,
+        labels=str(files["train"].actions),
+        frames=str(files["train"].root),
+        begins_at=float(people.START),
+    )
+
+
 class Split:
-    """What one split is read from.
+    """The training or test part of the data, opened.
+
+    Args:
+      data: where the files are.
+      split: "train" or "test".
+      num_classes: of the network: action ids are below it.
+      num_frames: of a clip.
 
     Attributes:
+      data: where the files are.
+      sampling: which frames make a clip.
       key_frames: annotated frames.
       proposals: boxes that a detector found.
       frames: the pictures.
       excluded: frames that do not count.
-      name: of the csv file.
-    """
-
-    key_frames: KeyFrames
-    proposals: Proposals
-    frames: Frames
-    excluded: set[Frame]
-    name: str
-
-
-def open_split(data: Data, split: str, num_classes: int, num_frames: int) -> Split:
-    """Open the training or test split.
-
-    Args:
-      data: where everything is.
-      split: "train" or "test".
-      num_classes: of the network: action ids are below.
-      num_frames: of a clip.
 
     Raises:
-      UserError: a file is missing, or something in it is not what it should be.
-    """
-    path = getattr(data, split)
-    if not path:
-        raise UserError(f"config: data.{split} is empty; give --config.data.{split}=FILE.csv")
-    if not data.frames:
-        raise UserError("config: data.frames is empty; give --config.data.frames=FOLDER")
-    if not Path(data.frames).is_dir():
-        raise UserError(f"{data.frames}: no such folder of frames or videos; check data.frames")
-    excluded_path = getattr(data, f"{split}_excluded")
-    excluded = read_excluded(excluded_path) if excluded_path else set()
-    rows = read_ground_truth(path, max_action=num_classes - 1)
-    key_frames = KeyFrames(rows, num_classes, excluded)
-    if not len(key_frames):
-        raise UserError(f"{path}: names no frame that counts; check the file and the excluded ones")
-    found = getattr(data, f"{split}_proposals")
-    proposals = read_proposals(found) if found else Proposals({}, "no proposals")
-    if found and not any(key_frames.frame(i) in proposals for i in range(len(key_frames))):
-        raise UserError(
-            f"{found}: has none of the {len(key_frames)} frames of {path}; wanted the proposals of"
-            " this split"
-        )
-    frames = open_frames(data.frames, data.sampling(num_frames), data.begins_at)
-    return Split(key_frames, proposals, frames, excluded, path)
-
-
-def _read(split: Split, sampling: Sampling, frame: Frame, rng: Any) -> np.ndarray:
-    try:
-        return split.frames.read(frame[0], sampling.numbers(frame[1], rng))
-    except UserError as error:
-        raise UnreadableRecord(f"{frame[0]},{frame[1]:04d}", str(error)) from None
-
-
-def training_sample(
-    split: Split, data: Data, num_frames: int, rng: np.random.Generator, index: int
-) -> Sample:
-    """A random clip of an annotated frame, and the boxes to train on, padded to `max_boxes`.
-
-    Returns:
-      `clips`, uint8 (t, size, size, 3); `boxes`, float32 (max_boxes, 4) in pixels of the clip;
-      `labels`, bool (max_boxes, classes); `mask`, bool (max_boxes,): which rows are boxes.
-
-    Raises:
-      UnreadableRecord: a frame cannot be read.
-    """
-    key_frame = split.key_frames[index]
-    frames = _read(split, data.sampling(num_frames), key_frame.frame, rng)
-    found = split.proposals.chosen(key_frame.frame, data.person_score, data.most_proposals)
-    height, width = frames.shape[1:3]
-    both = np.concatenate([key_frame.boxes, found[:, :4]])
-    both = geometry.to_pixels(both, width, height)
-    size = data.crop_size
-    if data.crop == "multi_scale":
-        frames, both = _resize_short_side(frames, both, data.short_side)
-        height, width = frames.shape[1:3]
-        top, left, height, width = transforms.multi_scale_window(height, width, rng, size)
-        frames = transforms.crop(frames, top, left, height, width)
-        both = geometry.crop_boxes(both, left, top, width, height)
-    both = geometry.resize_boxes(both, (width, height), (size, size))
-    count = len(key_frame.boxes)
-    rois, labels = geometry.training_rois(
-        both[:count],
-        key_frame.labels,
-        both[count:],
-        most=data.max_boxes,
-        rng=rng,
-        iou=data.match_iou,
-    )
-    return {
-        "clips": transforms.resize(frames, size, size),
-        "boxes": _padded(rois, data.max_boxes),
-        "labels": _padded(labels, data.max_boxes),
-        "mask": np.arange(data.max_boxes) < len(rois),
-    }
-
-
-def _resize_short_side(
-    frames: np.ndarray, boxes: Float32[np.ndarray, "k 4"], short_side: int
-) -> tuple[np.ndarray, Float32[np.ndarray, "k 4"]]:
-    old = frames.shape[2], frames.shape[1]
-    frames = transforms.resize_short_side(frames, short_side)
-    return frames, geometry.resize_boxes(boxes, old, (frames.shape[2], frames.shape[1]))
-
-
-class TestClips:
-    """The clips of a split's frames as they are tested: the middle one, squashed to a square.
-
-    Args:
-      split: what to read.
-      data: how.
-      num_frames: of a clip.
-      orders: for each frame, the order in which its clip's frames are shown; None: as they are.
+      UserError: a file is missing or invalid.
     """
 
-    __test__ = False  # no test, in spite of its name
+    def __init__(self, data: Data, split: str, num_classes: int, num_frames: int):
+        self.data, self.sampling = data, data.sampling(num_frames)
+        path = getattr(data, split)
+        if not path:
+            raise UserError(f"config: data.{split} is empty; set --config.data.{split}=FILE.csv")
+        if not data.frames:
+            raise UserError("config: data.frames is empty; set --config.data.frames=FOLDER")
+        if not Path(data.frames).is_dir():
+            raise UserError(f"{data.frames}: no such folder of frames or videos; check data.frames")
+        excluded = getattr(data, f"{split}_excluded")
+        self.excluded = read_excluded(excluded) if excluded else set()
+        rows = read_ground_truth(path, max_action=num_classes - 1)
+        for video, second in rows.frames:
+            if not data.start <= second <= data.end:
+                raise UserError(
+                    f"{path}: second {second} of {video} is not in [{data.start}, {data.end}], from"
+                    " data.start to data.end; set them to the seconds that the frames show"
+                )
+        self.key_frames = KeyFrames(rows, num_classes, self.excluded)
+        if not len(self.key_frames):
+            raise UserError(f"{path}: no frame is left after {excluded or 'reading'}; check both")
+        found = getattr(data, f"{split}_proposals")
+        self.proposals = read_proposals(found) if found else Proposals({})
+        if found and not any(frame in self.proposals for frame in self.key_frames.frames):
+            raise UserError(
+                f"{found}: no proposals for any of the {len(self.key_frames)} frames of {path}; use"
+                " the proposals of this split"
+            )
+        self.frames = open_frames(data.frames, self.sampling, data.begins_at)
 
-    def __init__(
-        self, split: Split, data: Data, num_frames: int, orders: np.ndarray | None = None
-    ) -> None:
-        self._split, self._data, self._num_frames = split, data, num_frames
-        self._orders = orders
-        counts = [len(self.boxes(index)) for index in range(len(split.key_frames))]
-        self.most = -(-max(counts) // 4) * 4  # rows of every sample, a few programs in all
+    def select_proposals(self, frame: Frame) -> Float64[np.ndarray, "n 4"]:
+        """The boxes of a frame that a detector found and that are used, as shares of it."""
+        data = self.data
+        return self.proposals.select(frame, data.person_score, data.most_proposals)[:, :4]
 
-    def boxes(self, index: int) -> Float64[np.ndarray, "k 4"]:
-        """The boxes of a frame that are scored, as shares of it."""
-        frame = self._split.key_frames.frame(index)
-        chosen = functools.partial(self._split.proposals.chosen, frame)
-        return chosen(self._data.person_score, self._data.most_proposals)[:, :4]
+    def read_clip(self, frame: Frame, rng: Any = None) -> UInt8[np.ndarray, "t h w 3"]:
+        """The clip around an annotated second.
 
-    @property
-    def blank(self) -> Sample:
-        """A sample of nothing."""
-        size = self._data.crop_size
-        clip = np.zeros((self._num_frames, size, size, 3), np.uint8)
-        return {
-            "clips": clip,
-            "boxes": np.zeros((self.most, 4), np.float32),
-            "num_boxes": np.int32(0),
-        }
+        Raises:
+          UnreadableRecord: a frame cannot be read.
+        """
+        try:
+            return self.frames.read(frame, self.sampling.numbers(frame[1], rng))
+        except UserError as error:
+            raise UnreadableRecord(frame_name(frame), str(error)) from None
 
-    def __call__(self, index: int) -> Sample:
-        """The sample of a frame.
+    def training_sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """A random clip of an annotated frame, and the boxes to train on, padded to `max_boxes`.
 
         Returns:
-          `clips`, uint8 (t, size, size, 3); `boxes`, float32 (most, 4) in pixels of the clip;
-          `num_boxes`: how many of its rows are boxes.
+          `clips`, uint8 (t, size, size, 3); `boxes`, float32 (max_boxes, 4) in pixels of the clip;
+          `labels`, bool (max_boxes, classes); `mask`, bool (max_boxes,): which rows are boxes.
+
+        Raises:
+          UnreadableRecord: a frame cannot be read.
         """
-        frame = self._split.key_frames.frame(index)
-        frames = _read(self._split, self._data.sampling(self._num_frames), frame, None)
-        if self._orders is not None:
-            frames = frames[self._orders[index]]
+        data, key_frame = self.data, self.key_frames[index]
+        frames = self.read_clip(key_frame.frame, rng)
         height, width = frames.shape[1:3]
-        size = self._data.crop_size
-        boxes = geometry.to_pixels(self.boxes(index), width, height)
-        boxes = geometry.resize_boxes(boxes, (width, height), (size, size))
+        both = np.concatenate([key_frame.boxes, self.select_proposals(key_frame.frame)])
+        both = geometry.to_pixels(both, width, height)
+        size = data.crop_size
+        if data.crop == "multi_scale":
+            frames = transforms.resize_short_side(frames, data.short_side)
+            old, (height, width) = (width, height), frames.shape[1:3]
+            both = geometry.resize_boxes(both, old, (width, height))
+            top, left, height, width = transforms.multi_scale_window(height, width, rng, size)
+            frames = transforms.crop(frames, top, left, height, width)
+            both = geometry.crop_boxes(both, left, top, width, height)
+        both = geometry.resize_boxes(both, (width, height), (size, size))
+        count = len(key_frame.boxes)
+        rois, labels = geometry.training_rois(
+            both[:count],
+            key_frame.labels,
+            both[count:],
+            max_boxes=data.max_boxes,
+            rng=rng,
+            iou=data.match_iou,
+        )
         return {
             "clips": transforms.resize(frames, size, size),
-            "boxes": _padded(boxes, self.most),
-            "num_boxes": np.int32(len(boxes)),
+            "boxes": pad_rows(rois, data.max_boxes),
+            "labels": pad_rows(labels, data.max_boxes),
+            "mask": np.arange(data.max_boxes) < len(rois),
         }
 
 
-def _padded(rows: np.ndarray, length: int) -> np.ndarray:
-    out = np.zeros((length, *rows.shape[1:]), rows.dtype)
-    out[: len(rows)] = rows
-    return out
+def prepare(
+    experiment: Experiment,
+    split: str,
+    out: Path,
+    *,
+    short_side: int = 360,
+    processes: int | None = None,
+) -> shards.Report:
+    """Pack all frames that clips of a split may contain into shards; existing ones are kept.
+
+    Args:
+      experiment: its data, and how clips are taken.
+      split: "train" or "test".
+      out: folder of the shards; the same for both splits.
+      short_side: of the stored frames, at most: frames are never enlarged.
+      processes: seconds packed at once; by default one per core.
+
+    Raises:
+      UserError: a file is missing or invalid; or the folder holds other clips.
+    """
+    model = experiment.model
+    data = dataclasses.replace(experiment.data, train_proposals="", test_proposals="")
+    opened = Split(data, split, model.num_classes, model.num_frames)
+    return write_shards(
+        opened.frames, opened.key_frames.frames, opened.sampling, out, split, short_side, processes
+    )
+
+
+def square_clip(
+    frames: UInt8[np.ndarray, "t h w 3"], boxes: Float64[np.ndarray, "k 4"], size: int
+) -> tuple[UInt8[np.ndarray, "t {size} {size} 3"], Float32[np.ndarray, "k 4"]]:
+    """A clip as it is tested, resized to a square, and boxes in shares of it in its pixels."""
+    height, width = frames.shape[1:3]
+    pixels = geometry.to_pixels(boxes, width, height)
+    pixels = geometry.resize_boxes(pixels, (width, height), (size, size))
+    return transforms.resize(frames, size, size), pixels
+
+
+def pad_rows(rows: np.ndarray, length: int) -> np.ndarray:
+    """The rows, and rows of zeros behind them."""
+    return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))

@@ -1,18 +1,36 @@
-"""THUMOS14's annotation files as the reference reads them (AFSD's copies).
+"""THUMOS14's tables as the reference has them, and ground truth and detections as ActivityNet's.
 
-- `Class Index_Detection.txt`: lines `number name`; a class's id is its line number from 1, 0 is
-  the background.
-- `{val,test}_Annotation_ours.csv`: an instance a line, in seconds and in native frames.
+A data set is a folder (AFSD's copies):
+
+- `Class Index_Detection.txt`: lines `number name`; the id of a class is its line number from 1, 0
+  is the background.
+- `{val,test}_Annotation_ours.csv`: an instance per line, in seconds and in native frames.
 - `{val,test}_video_info.csv`: frame rate and count of each video, native and as sampled.
+- `thumos_gt.json`: the ground truth of the metric, in ActivityNet's format:
+
+    {"database": {VIDEO: {"subset": NAME, "annotations": [{"segment": [S, E], "label": NAME}]}}}
+
+Detections are {"results": {VIDEO: [{"label": NAME, "score": X, "segment": [S, E]}]}, ...}. Segments
+are in seconds, as numbers or as text (THUMOS14's file has text).
 """
 
-import csv
 import dataclasses
-import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
+from squeezetime_jax.data.tables import (
+    PathLike,
+    expected,
+    field,
+    number,
+    read_csv,
+    read_json,
+    read_lines,
+)
 from squeezetime_jax.errors import UserError
 
 CLASSES_FILE = "Class Index_Detection.txt"
@@ -22,8 +40,6 @@ SAMPLE_RATE = 10.0
 
 _INSTANCE_COLUMNS = ("video", "type", "type_idx", "start", "end", "startFrame", "endFrame")
 _INFO_COLUMNS = ("video", "fps", "sample_fps", "count", "sample_count")
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,124 +93,163 @@ class Annotations:
 
 
 def read_annotations(folder: PathLike, split: str) -> Annotations:
-    """Read one split of a folder that is laid out like THUMOS14's.
+    """Read one split of a folder that has THUMOS14's files.
 
     Args:
-      folder: holds the class index, the instance table and the video table.
-      split: "val" (what one trains on) or "test".
+      folder: of the files.
+      split: "val", which is trained on, or "test".
 
     Raises:
-      UserError: a file is missing, or a line of it is wrong; the message names file and line.
+      UserError: a file is missing, or a line of it is invalid; the message names file and line.
     """
     folder = Path(folder)
     names = read_classes(folder / CLASSES_FILE)
     videos = _read_facts(folder / f"{split}_video_info.csv")
-    path = folder / f"{split}_Annotation_ours.csv"
-    ids = {name: number for number, name in enumerate(names, 1)}
+    ids = {name: class_id for class_id, name in enumerate(names, 1)}
     instances: dict[str, list[Instance]] = {video: [] for video in videos}
-    for place, row in _rows(path, _INSTANCE_COLUMNS):
+    for place, row in _rows(folder / f"{split}_Annotation_ours.csv", _INSTANCE_COLUMNS):
         if row["video"] not in videos:
-            raise UserError(f"{place}: video: found {row['video']!r}, which the video table lacks")
+            raise expected(place, "a video of the video table", row["video"])
         if row["type"] not in ids:
-            raise UserError(f"{place}: type: found {row['type']!r}, which {CLASSES_FILE} lacks")
-        seconds = _span(row, ("start", "end"), place)
-        frames = _span(row, ("startFrame", "endFrame"), place)
+            raise expected(place, f"a name in {CLASSES_FILE}", row["type"])
+        seconds = _span(row, "start", "end", place)
+        frames = _span(row, "startFrame", "endFrame", place)
         instances[row["video"]].append(Instance(ids[row["type"]], seconds, frames))
-    return Annotations(names, videos, {video: tuple(own) for video, own in instances.items()})
+    return Annotations(names, videos, {video: tuple(each) for video, each in instances.items()})
 
 
 def read_classes(path: PathLike) -> tuple[str, ...]:
     """The class names of the class index, from id 1.
 
     Raises:
-      UserError: the file cannot be read, or a line is not `number name`, or a name comes twice.
+      UserError: the file cannot be read, a line is not `number name`, or a name is repeated.
     """
     names: list[str] = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        index, _, name = line.strip().partition(" ")
-        if not line.strip():
-            continue
+    for place, line in read_lines(path):
+        index, _, name = line.partition(" ")
         if not index.isdecimal() or not name.strip() or name.strip() in names:
-            raise UserError(
-                f"{path}, line {number}: found {line[:60]!r}; wanted `number name`, each name once"
-            )
+            raise expected(place, "`number name`, each name once", line)
         names.append(name.strip())
     if not names:
-        raise UserError(f"{path}: names no class; wanted a line `number name` per class")
+        raise UserError(f"{path}: no class found; expected a line `number name` per class")
     return tuple(names)
 
 
 def _read_facts(path: Path) -> dict[str, VideoFacts]:
     videos: dict[str, VideoFacts] = {}
     for place, row in _rows(path, _INFO_COLUMNS):
-        fps = _number(row, "fps", place)
-        rate = _number(row, "sample_fps", place)
-        count, sample_count = (_number(row, name, place) for name in ("count", "sample_count"))
-        if rate != SAMPLE_RATE:
-            raise UserError(f"{place}: sample_fps: found {rate:g}; wanted {SAMPLE_RATE:g}")
-        if fps < SAMPLE_RATE:
-            raise UserError(f"{place}: fps: found {fps:g}; wanted at least {SAMPLE_RATE:g}")
-        if min(count, sample_count) < 1 or sample_count > count:
-            raise UserError(
-                f"{place}: count, sample_count: found {count:g}, {sample_count:g}; wanted at least"
-                " one frame, and no more of them sampled than there are"
-            )
-        if row["video"] in videos:
-            raise UserError(f"{place}: video: found {row['video']!r} a second time")
-        if Path(row["video"]).name != row["video"] or not row["video"]:
-            raise UserError(f"{place}: video: found {row['video']!r}; wanted a bare name")
-        videos[row["video"]] = VideoFacts(fps, int(count), int(sample_count))
+        name = row["video"]
+        if not name or Path(name).name != name or name in videos:
+            raise expected(place, "a bare name, each once", name)
+        fps = number(place, row["fps"], low=SAMPLE_RATE, name="fps")
+        number(place, row["sample_fps"], low=SAMPLE_RATE, high=SAMPLE_RATE, name="sample_fps")
+        count = number(place, row["count"], low=1, name="count")
+        sampled = number(place, row["sample_count"], low=1, high=count, name="sample_count")
+        videos[name] = VideoFacts(fps, int(count), int(sampled))
     if not videos:
-        raise UserError(f"{path}: names no video; wanted a line per video")
+        raise UserError(f"{path}: no video found; expected a line per video")
     return videos
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """("FILE, line N", column -> word) of each line below the header."""
-    reader = csv.reader(_text(path).splitlines())
-    header = next(reader, [])
+    lines = read_csv(path)
+    place, header = next(lines, (f"{path}, line 1", []))
     if header != list(columns):
-        raise UserError(
-            f"{path}, line 1: found {','.join(header)[:80]!r}; wanted {','.join(columns)}"
-        )
-    try:
-        for words in reader:
-            place = f"{path}, line {reader.line_num}"
-            if not words:
-                continue
-            if len(words) != len(columns):
-                raise UserError(
-                    f"{place}: found {len(words)} fields; wanted {len(columns)}: "
-                    f"{','.join(columns)}"
-                )
-            yield place, dict(zip(columns, words, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; wanted a CSV line") from error
+        raise expected(place, f"the header {','.join(columns)}", ",".join(header))
+    for place, words in lines:
+        if len(words) != len(columns):
+            raise expected(place, f"{len(columns)} fields ({','.join(columns)})", ",".join(words))
+        yield place, dict(zip(columns, words, strict=True))
 
 
-def _span(row: dict[str, str], names: tuple[str, str], place: str) -> tuple[float, float]:
-    start, end = (_number(row, name, place) for name in names)
+def _span(row: dict[str, str], first: str, last: str, place: str) -> tuple[float, float]:
+    start, end = (number(place, row[name], low=0, name=name) for name in (first, last))
     if start >= end:
-        raise UserError(
-            f"{place}: {names[0]}, {names[1]}: found {start:g}, {end:g}; wanted a start before"
-            " the end"
-        )
+        raise expected(place, f"{first} before {last}", (start, end))
     return start, end
 
 
-def _number(row: dict[str, str], name: str, place: str) -> float:
-    try:
-        number = float(row[name])
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise UserError(f"{place}: {name}: found {row[name][:40]!r}; wanted a number from 0 up")
-    return number
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """Segments of videos, each with a label: ground truth, or detections with scores.
+
+    Attributes:
+      videos: the video of each instance.
+      labels: its class name.
+      segments: its start and end, in seconds.
+      scores: of detections; None for ground truth.
+    """
+
+    videos: Sequence[str]
+    labels: Sequence[str]
+    segments: Float[np.ndarray, "n 2"]
+    scores: Float[np.ndarray, " n"] | None = None
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple], scored: bool) -> "Instances":
+        """From rows (video, label, start, end) or (video, label, start, end, score)."""
+        columns = list(zip(*rows, strict=True)) or [()] * 5
+        segments = np.array(columns[2:4], float).T.reshape(-1, 2)
+        scores = np.array(columns[4], float) if scored else None
+        return cls(columns[0], columns[1], segments, scores)
 
 
-def _text(path: PathLike) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: not readable as a text file ({reason}); check the path") from None
+def read_ground_truth(path: PathLike, subset: str) -> tuple[Instances, frozenset[str]]:
+    """The instances of one subset, and its videos, including those without an instance.
+
+    Raises:
+      UserError: the file cannot be read or has another form, naming the place in it; or the subset
+        has no instance.
+    """
+    rows, videos, subsets = [], [], set()
+    for video, entry in field(str(path), read_json(path), "database", dict).items():
+        place = f"{path}: database.{video}"
+        subsets.add(field(place, entry, "subset", str))
+        if entry["subset"] != subset:
+            continue
+        videos.append(video)
+        for index, annotation in enumerate(field(place, entry, "annotations", list)):
+            rows.append((video, *_instance(f"{place}.annotations[{index}]", annotation)))
+    if not rows:
+        known = ", ".join(sorted(map(repr, subsets))) or "none"
+        raise UserError(f"{path}: no instance of subset {subset!r}; its subsets are {known}")
+    return Instances.of(rows, scored=False), frozenset(videos)
+
+
+def read_detections(path: PathLike) -> Instances:
+    """The detections of all videos, in the order of the file.
+
+    Raises:
+      UserError: the file cannot be read or has another form, naming the place in it.
+    """
+    results = field(str(path), read_json(path), "results", dict)
+    rows = []
+    for video in results:
+        place = f"{path}: results"
+        for index, entry in enumerate(field(place, results, video, list)):
+            each = f"{place}.{video}[{index}]"
+            label, start, end = _instance(each, entry)
+            score = number(each, entry.get("score"), name="score")
+            rows.append((video, label, start, end, score))
+    return Instances.of(rows, scored=True)
+
+
+def _instance(place: str, entry: Any) -> tuple[str, float, float]:
+    """(label, start, end) of an annotation or a detection."""
+    label, segment = field(place, entry, "label", str), field(place, entry, "segment", list)
+    if len(segment) != 2:
+        raise expected(place, "a segment [start, end] in seconds", segment)
+    start, end = (number(place, value, name="segment") for value in segment)
+    if start > end:
+        raise expected(place, "a segment that starts before its end", segment)
+    return label, start, end
+
+
+def detections_file(detections: Mapping[str, Sequence[Mapping]]) -> dict[str, Any]:
+    """The contents of a file of detections, as the reference writes it.
+
+    Args:
+      detections: `{"label", "score", "segment"}` of each detection, by video.
+    """
+    return {"version": "THUMOS14", "results": dict(detections), "external_data": {}}

@@ -1,4 +1,4 @@
-"""An experiment of temporal localisation: every field, with its default.
+"""The sections of a localisation experiment.
 
 The paper says of its THUMOS14 experiment little more than the windows and the head's origin (AFSD
 without boundary refinement). What it leaves open is a field here whose default is our reading;
@@ -8,29 +8,35 @@ docs/localization.md lists them.
 import dataclasses
 from typing import Literal
 
-from squeezetime_jax.errors import check_fields
-from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.tasks.localization.untrimmed import Untrimmed
-from squeezetime_jax.training.plan import Run
+from squeezetime_jax.data.embedded.untrimmed import Untrimmed
+from squeezetime_jax.errors import UserError, check_fields
+from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
+from squeezetime_jax.training import experiment
+from squeezetime_jax.training.experiment import may_change, may_move
 from squeezetime_jax.training.recipe import Recipe
 
-TASK = "localization"
+NAME = "localization"
+"""Of the task, in configs and checkpoints."""
+
+UNTRIMMED = "untrimmed"
+"""The value of `data.annotations` that stands for the embedded data set."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Window:
-    """What the network sees of a video at once.
+    """The part of a video that the network sees at once.
 
     Attributes:
       num_frames: frames of a window, at the sampled rate of 10 a second.
       clip_stride: frames from one of its clips to the next.
       padding: frames added in front and behind, so that `num_frames / clip_stride` clips fit.
-      padding_mode: what is added: the first and last frame again ("edge") or mid-grey ("zero").
+      padding_mode: the added frames: copies of the first and last frame ("edge") or mid-grey
+        ("zero").
       stored_side: side that frames are resized to, whatever their shape.
-      crop_side: side of the square that the network sees of them.
+      crop_side: side of the square crop that the network sees.
       normalization: "symmetric" (-1 to 1) or "imagenet" (mean and deviation, as in recognition).
-      short_padding: what a window longer than its video is filled with: "reference" (black in
-        training, mid-grey in tests) or "grey" in both.
+      short_padding: how a window longer than its video is filled: "reference" (black in training,
+        mid-grey in tests) or "grey" in both.
 
     Raises:
       ValueError: a field is out of range, or the clips do not fit.
@@ -55,8 +61,16 @@ class Window:
             ("padding_mode", self.padding_mode in ("edge", "zero"), "'edge' or 'zero'"),
             ("stored_side", self.stored_side >= self.crop_side, "at least crop_side"),
             ("crop_side", self.crop_side >= 32, "at least 32"),
-            ("normalization", self.normalization in ("symmetric", "imagenet"), "a known one"),
-            ("short_padding", self.short_padding in ("reference", "grey"), "a known one"),
+            (
+                "normalization",
+                self.normalization in ("symmetric", "imagenet"),
+                "'symmetric' or 'imagenet'",
+            ),
+            (
+                "short_padding",
+                self.short_padding in ("reference", "grey"),
+                "'reference' or 'grey'",
+            ),
             section="window",
         )
 
@@ -66,22 +80,22 @@ class Window:
         return self.num_frames // self.clip_stride
 
     def check_clips(self, clip_len: int) -> None:
-        """Refuse clips of a length that do not fill the padded window to its end.
+        """Check that clips of this length fill the padded window to its end.
 
         Raises:
-          ValueError: naming the padding that would do.
+          ValueError: they do not; names the padding that fits.
         """
-        wanted = (self.num_clips - 1) * self.clip_stride + clip_len - self.num_frames
-        if sum(self.padding) != wanted:
+        padding = (self.num_clips - 1) * self.clip_stride + clip_len - self.num_frames
+        if sum(self.padding) != padding:
             raise ValueError(
-                f"window.padding is {self.padding}, wanted {wanted} frames in all, for"
-                f" {self.num_clips} clips of {clip_len} frames at stride {self.clip_stride}"
+                f"window.padding is {self.padding}, but {self.num_clips} clips of {clip_len} frames"
+                f" at stride {self.clip_stride} need {padding} frames in total"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
-    """What finds segments in a window's feature.
+    """The part of the network that finds segments in the feature of a window.
 
     Attributes:
       channels: of the pyramid and the towers; a multiple of 32.
@@ -101,10 +115,11 @@ class Head:
     quality: bool = False
 
     def __post_init__(self) -> None:
+        features = ("layer4", "layer3+layer4")
         check_fields(
             self,
             ("channels", self.channels >= 32 and self.channels % 32 == 0, "a multiple of 32"),
-            ("features", self.features in ("layer4", "layer3+layer4"), "a known one"),
+            ("features", self.features in features, "'layer4' or 'layer3+layer4'"),
             ("collapse", self.collapse in ("conv", "mean"), "'conv' or 'mean'"),
             ("num_levels", self.num_levels >= 1, "at least 1"),
             section="head",
@@ -126,54 +141,52 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(experiment.Data):
     """Where videos and annotations are, and how training windows are cut.
 
     Attributes:
-      annotations: folder with THUMOS14's files, or the word "untrimmed".
+      annotations: folder with THUMOS14's files, or the word "untrimmed": the embedded data set.
       videos: folder of the videos, `<name>.mp4` or another suffix.
-      arrays: folder of the videos as sampled and resized, `<name>.npy`; what training needs and
-        lacks is made there from `videos`. Empty: `arrays` in the run's directory.
-      untrimmed: the embedded data set, made on first use where `annotations` is "untrimmed".
+      arrays: folder of the videos as sampled and resized, `<name>.npy`; those that training needs
+        are made there from `videos`. Empty: `arrays` in the run's directory.
+      untrimmed: the embedded data set.
       stride: frames from one training window of a video to the next.
-      time_base: what segments are taken from: "frames" (the tables' native frames) or "seconds".
-      flip: probability of a mirrored training window.
-      random_crop: whether training crops are drawn; else they are central.
-      max_instances: most instances of a window.
-      workers: processes that decode; 0: one per core.
+      time_base: source of the segments: "frames" (the tables' native frames) or "seconds".
+      flip: probability that a training window is mirrored.
+      random_crop: whether training crops are random; else they are central.
+      max_instances: largest number of instances of a window.
     """
 
-    annotations: str = "thumos14/annotations"
-    videos: str = "thumos14/videos"
-    arrays: str = ""
+    annotations: str = may_move("thumos14/annotations")
+    videos: str = may_move("thumos14/videos")
+    arrays: str = may_change("")
     untrimmed: Untrimmed = dataclasses.field(default_factory=Untrimmed)
     stride: int = 30
     time_base: Literal["frames", "seconds"] = "frames"
     flip: float = 0.5
     random_crop: bool = True
     max_instances: int = 32
-    workers: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_fields(
             self,
             ("stride", self.stride >= 1, "at least 1"),
             ("time_base", self.time_base in ("frames", "seconds"), "'frames' or 'seconds'"),
             ("flip", 0 <= self.flip <= 1, "in [0, 1]"),
             ("max_instances", self.max_instances >= 1, "at least 1"),
-            ("workers", self.workers >= 0, "at least 0"),
             section="data",
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What is minimised.
+    """Weights of the parts of the loss.
 
     Attributes:
-      location: weight of one minus the overlap, over positives.
-      classification: weight of the focal loss, over all priors.
-      quality: weight of the quality output's cross-entropy, where there is one.
+      location: of one minus the overlap, over positive priors.
+      classification: of the focal loss, over all priors.
+      quality: of the cross-entropy of the quality output, where there is one.
     """
 
     location: float = 10.0
@@ -183,7 +196,7 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Freeze:
-    """What of the network does not move.
+    """The parts of the network that are not trained.
 
     Attributes:
       norm: of batch norm: "all", "statistics" (scale and bias are trained) or "nothing".
@@ -200,13 +213,13 @@ class Freeze:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inference:
-    """From outputs to detections.
+    """How outputs become detections.
 
     Attributes:
       stride: frames from one window of a video to the next.
-      min_score: a segment's class score must be above it.
+      min_score: a segment counts where its class score exceeds this.
       sigma: of the Gaussian soft-NMS.
-      top_k: most segments of a class that it goes through, in a video.
+      top_k: largest number of segments of a class in a video that soft-NMS keeps.
       drop_below: score below which soft-NMS drops a segment.
       drops_last: whether soft-NMS leaves out the last segment that remains, as the reference does.
     """
@@ -229,37 +242,23 @@ class Inference:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(experiment.Evaluation):
     """How the test videos are scored.
 
     Attributes:
-      every_epochs: epochs from one evaluation to the next while training; 0: never.
       thresholds: overlaps that the mean average precision is averaged over.
-      shuffled: whether the frames of each clip are put into a random order: a control that shows
-        what the order is worth.
+      shuffled: whether the frames of each clip are put into a random order: a control experiment.
     """
 
-    every_epochs: float = 0.0
-    thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
-    shuffled: bool = False
+    every_epochs: float = may_change(0.0)
+    thresholds: tuple[float, ...] = may_change((0.3, 0.4, 0.5, 0.6, 0.7))
+    shuffled: bool = may_change(False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
         in_range = all(0 < t <= 1 for t in self.thresholds) and len(self.thresholds) > 0
         check_fields(self, ("thresholds", in_range, "numbers in (0, 1]"), section="evaluation")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Published:
-    """What others report for the experiment.
-
-    Attributes:
-      average: mean average precision over the thresholds, in [0, 1]; 0: nothing is reported.
-      source: where.
-    """
-
-    average: float = 0.0
-    source: str = ""
 
 
 def _adam() -> Recipe:
@@ -271,34 +270,24 @@ def _adam() -> Recipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A whole training run.
+class Experiment(experiment.Experiment):
+    """A training run of localisation.
 
     Attributes:
-      task: "localization".
-      seed: of everything drawn.
-      epochs: passes over the training windows.
       batch_size: windows in a step, on all devices together.
-      init: the backbone's weights, anything `squeezetime_jax.load` takes; empty: drawn anew.
-      model: the backbone; `num_classes` without the background.
-      window: what is seen of a video at once.
-      head: what finds segments.
-      data: videos and annotations.
-      loss: what is minimised.
-      freeze: what does not move.
-      optimizer: how the rest moves.
-      inference: from outputs to detections.
-      evaluation: how test videos are scored.
-      published: figures to compare with.
-      run: what does not touch the result.
+      init: weights of the backbone: of a recogniser; empty: drawn from `seed`.
+      model: the backbone, any network; `num_classes` without the background.
+      window: the part of a video that the network sees at once.
+      head: what finds segments in it.
+      loss: weights of the parts of the loss.
+      freeze: the parts that are not trained.
+      inference: how outputs become detections.
     """
 
-    task: str = TASK
-    seed: int = 0
+    task: str = NAME
     epochs: int = 16
     batch_size: int = 1
-    init: str = ""
-    model: SqueezeTimeConfig = dataclasses.field(
+    model: NetworkConfig = dataclasses.field(
         default_factory=lambda: SqueezeTimeConfig(num_classes=20)
     )
     window: Window = dataclasses.field(default_factory=Window)
@@ -309,9 +298,13 @@ class Experiment:
     optimizer: Recipe = dataclasses.field(default_factory=_adam)
     inference: Inference = dataclasses.field(default_factory=Inference)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
-    published: Published = dataclasses.field(default_factory=Published)
-    run: Run = dataclasses.field(default_factory=Run)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.window.check_clips(self.model.num_frames)
         self.head.level_lengths(self.window.num_clips)
+        if self.optimizer.accumulation != 1:
+            raise UserError(
+                "config: optimizer.accumulation must be 1: the loss is divided by the positive"
+                " priors of the whole batch, which a part of it does not know"
+            )

@@ -1,40 +1,59 @@
-"""Videos of any length through the localiser, each clip of overlapping windows once."""
+"""From videos of any length to detections: windows that share clips, decoding, soft-NMS (AFSD).
+
+Overlapping windows share their clips, and each distinct clip goes through the backbone once. Frames
+are read as they come and dropped when no window needs them any more.
+"""
 
 import dataclasses
 import functools
+import itertools
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from squeezetime_jax.compilation import inference_options
-from squeezetime_jax.tasks.localization import losses
+from squeezetime_jax.tasks.localization.annotations import SAMPLE_RATE
 from squeezetime_jax.tasks.localization.config import Inference
-from squeezetime_jax.tasks.localization.decoding import (
-    Candidates,
-    Detection,
-    merge,
-    segments_and_scores,
-)
+from squeezetime_jax.tasks.localization.dataset import Image8, clip_indices
+from squeezetime_jax.tasks.localization.losses import priors
 from squeezetime_jax.tasks.localization.model import Localizer, normalise_frames
-from squeezetime_jax.tasks.localization.windows import clip_indices
+from squeezetime_jax.training import devices
+
+STAGES = ("decoding", "backbone", "head", "post-processing")
 
 _WINDOWS_AT_ONCE = 8
 _CLIPS_AT_ONCE = 16
-_GREY = -1  # the number of a frame that is not there
+_GREY = -1  # the number of a frame that does not exist
+_MIN_LENGTH = 1e-5  # seconds, of the stronger segment in an overlap
 
-Frame = UInt8[np.ndarray, "side side 3"]
-STAGES = ("decoding", "backbone", "head", "post-processing")
+
+class Detection(NamedTuple):
+    """A segment, in seconds; `label` counts from 0, without the background."""
+
+    label: int
+    score: float
+    start: float
+    end: float
+
+
+def to_json(detections: Sequence[Detection], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Detections as ActivityNet's format has them."""
+    return [
+        {"label": labels[d.label], "score": d.score, "segment": [d.start, d.end]}
+        for d in detections
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a video holds, and what it took to see.
+    """The detections of a video, and what they cost.
 
     Attributes:
       detections: by class, in the order of windows and priors.
@@ -50,42 +69,54 @@ class Found:
     num_clips: int
     seconds: dict[str, float]
 
+    @property
+    def cost(self) -> dict[str, float | int]:
+        """Windows, clips and the seconds of each stage, to be summed over videos."""
+        return {"windows": self.num_windows, "clips": self.num_clips, **self.seconds}
+
 
 class Finder:
-    """A localiser made ready to run.
+    """A compiled localiser on all devices of this host.
 
     Args:
       model: the localiser.
-      inference: from outputs to detections.
-      shuffle: seed of a random order of the frames of each clip, a control that shows what the
-        order is worth; None: as they are.
+      inference: how outputs become detections.
+      shuffle: seed of a random order of the frames of each clip, a control experiment; None: frames
+        in order.
     """
 
     def __init__(self, model: Localizer, inference: Inference, shuffle: int | None = None):
         self.window, self._inference, self._shuffle = model.window, inference, shuffle
         self._indices = clip_indices(model.window, model.config.num_frames)
-        lengths = model.head.lengths
+        mesh = Mesh(np.array(jax.local_devices()), (devices.DATA,))
+        self._clips_at_once = -(-_CLIPS_AT_ONCE // mesh.size) * mesh.size
+        everywhere, split = devices.replicated(mesh), devices.split_batch(mesh)
         graph, state = nnx.split(model)
-        self._state = jax.device_get(state)
+        self._state = jax.device_put(jax.device_get(state), everywhere)
         self._maps = jax.jit(
-            functools.partial(_clip_maps, graph), compiler_options=dict(inference_options())
+            functools.partial(_clip_maps, graph),
+            in_shardings=(everywhere, split, split),
+            out_shardings=split,
+            compiler_options=dict(inference_options()),
         )
-        self._outputs = jax.jit(
-            functools.partial(
-                _window_outputs,
-                graph,
-                priors=losses.priors(lengths, model.window.num_frames),
-                num_frames=model.window.num_frames,
-            )
+        points = priors(model.head.lengths, self.window.num_frames)
+        outputs = functools.partial(
+            _window_outputs, graph, priors=points, num_frames=self.window.num_frames
         )
-        self._state = jax.device_put(self._state)
+        self._outputs = jax.jit(outputs, in_shardings=(everywhere, everywhere))
 
-    def find(self, frames: Iterable[Frame]) -> Found:
+    def compile(self) -> None:
+        """Compile, so that the time of no video includes it."""
+        side = self.window.stored_side
+        black = np.zeros((side, side, 3), np.uint8)
+        self.find(itertools.repeat(black, self.window.num_frames))
+
+    def find(self, frames: Iterable[Image8]) -> Found:
         """Find the segments of one video.
 
         Args:
-          frames: all of them, at the sampled rate, `window.stored_side` large. They are read as
-            they are needed: memory does not grow with the video, but for the candidates.
+          frames: all of them, at the sampled rate, with sides `window.stored_side`. They are read
+            as they are needed: memory does not grow with the video, except for the candidates.
         """
         clock: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         candidates: list[Candidates] = []
@@ -95,7 +126,7 @@ class Finder:
         for group in self._groups(_timed(frames, clock)):
             begin = time.perf_counter()
             rows = [self._rows(offset, group.num_frames) for offset in group.offsets]
-            num_clips += self._see(rows, group, cache)
+            num_clips += self._fill(cache, rows, group)
             now = time.perf_counter()
             clock["backbone"] += now - begin
             segments, scores = self._score(rows, cache)
@@ -104,7 +135,7 @@ class Finder:
             for number, offset in enumerate(group.offsets):
                 part = segments[number], scores[number], offset, self._inference.min_score
                 candidates.append(Candidates.of_window(*part))
-            _forget(cache, before=group.offsets[-1] + 1)
+            _drop(cache, before=group.offsets[-1] + 1)
             clock["post-processing"] += time.perf_counter() - begin
             num_frames, num_windows = group.num_frames, num_windows + len(group.offsets)
         begin = time.perf_counter()
@@ -112,10 +143,10 @@ class Finder:
         clock["post-processing"] += time.perf_counter() - begin
         return Found(detections, num_frames, num_windows, num_clips, clock)
 
-    def _groups(self, frames: Iterator[Frame]) -> Iterator["_Group"]:
-        """Windows whose frames are all there, several at a time."""
+    def _groups(self, frames: Iterator[Image8]) -> Iterator["_Group"]:
+        """Windows whose frames have all been read, several at a time."""
         length, stride = self.window.num_frames, self._inference.stride
-        kept: dict[int, Frame] = {}
+        kept: dict[int, Image8] = {}
         waiting: list[int] = []
         upcoming = count = 0
         for frame in frames:
@@ -142,17 +173,18 @@ class Finder:
         rows = np.where(self._indices < 0, _GREY, self._indices + offset)
         return np.where(rows >= num_frames, _GREY, rows)
 
-    def _see(
-        self, windows: list[np.ndarray], group: "_Group", cache: dict[bytes, list[np.ndarray]]
+    def _fill(
+        self, cache: dict[bytes, list[np.ndarray]], windows: list[np.ndarray], group: "_Group"
     ) -> int:
-        """Put the maps of clips that are not in the cache into it; how many there were."""
+        """Add the maps of clips that are not in the cache; returns how many there were."""
         missing = {row.tobytes(): row for rows in windows for row in rows}
         missing = {key: row for key, row in missing.items() if key not in cache}
         keys = list(missing)
-        for first in range(0, len(keys), _CLIPS_AT_ONCE):
-            part = keys[first : first + _CLIPS_AT_ONCE]
+        for first in range(0, len(keys), self._clips_at_once):
+            part = keys[first : first + self._clips_at_once]
             rows = np.stack([self._order(missing[key]) for key in part])
-            rows = np.pad(rows, ((0, _CLIPS_AT_ONCE - len(part)), (0, 0)), constant_values=_GREY)
+            spare = self._clips_at_once - len(part)
+            rows = np.pad(rows, ((0, spare), (0, 0)), constant_values=_GREY)
             maps = jax.device_get(self._maps(self._state, group.gather(rows), rows >= 0))
             for number, key in enumerate(part):
                 cache[key] = [each[number] for each in maps]
@@ -177,7 +209,7 @@ class Finder:
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """Windows that are looked at together.
+    """Windows that are computed together.
 
     Attributes:
       offsets: their first frames.
@@ -186,19 +218,19 @@ class _Group:
     """
 
     offsets: list[int]
-    frames: dict[int, Frame]
+    frames: dict[int, Image8]
     num_frames: int
 
     def gather(self, rows: Int[np.ndarray, "n t"]) -> UInt8[np.ndarray, "n t side side 3"]:
-        """The frames of clips; black where there is none."""
+        """The frames of clips; black where a frame does not exist."""
         black = np.zeros_like(next(iter(self.frames.values())))
         return np.stack(
             [np.stack([self.frames[n] if n >= 0 else black for n in row]) for row in rows.tolist()]
         )
 
 
-def _timed(frames: Iterable[Frame], clock: dict[str, float]) -> Iterator[Frame]:
-    """The same frames, the time that each takes to come counted."""
+def _timed(frames: Iterable[Image8], clock: dict[str, float]) -> Iterator[Image8]:
+    """The same frames; the time until each arrives is added to the clock."""
     source = iter(frames)
     while True:
         begin = time.perf_counter()
@@ -209,7 +241,7 @@ def _timed(frames: Iterable[Frame], clock: dict[str, float]) -> Iterator[Frame]:
         yield frame
 
 
-def _forget(cache: dict[bytes, Any], before: int) -> None:
+def _drop(cache: dict[bytes, Any], before: int) -> None:
     """Drop the clips that begin before a frame: no later window has them."""
     for key in list(cache):
         row = np.frombuffer(key, np.int64)
@@ -218,12 +250,9 @@ def _forget(cache: dict[bytes, Any], before: int) -> None:
 
 
 def _clip_maps(
-    graph: Any,
-    state: Any,
-    clips: UInt8[Array, "n t side side 3"],
-    is_frame: Array,
+    graph: Any, state: Any, clips: UInt8[Array, "n t side side 3"], is_frame: Bool[Array, "n t"]
 ) -> list[Array]:
-    """Feature maps of the clips' middle squares; frames that are not there are grey."""
+    """Feature maps of the central crops of clips; frames that do not exist are grey."""
     model: Localizer = nnx.merge(graph, state)
     window = model.window
     corner = round((window.stored_side - window.crop_side) / 2)
@@ -245,3 +274,107 @@ def _window_outputs(
     outputs = model.head(maps)
     points = jnp.asarray(priors, outputs["distances"].dtype)
     return segments_and_scores(outputs, points, num_frames)
+
+
+def segments_and_scores(
+    outputs: dict[str, Array], priors: Float[Array, " priors"], num_frames: int
+) -> tuple[Float[Array, "n priors 2"], Float[Array, "n priors classes"]]:
+    """Segments in frames of their window, cut at its ends, and the scores of the classes.
+
+    Args:
+      outputs: of the localiser.
+      priors: in frames.
+      num_frames: of the window.
+    """
+    ends = priors[:, None] + outputs["distances"] * jnp.array([-1, 1], priors.dtype)
+    scores = jax.nn.softmax(outputs["logits"])[..., 1:]
+    if "quality" in outputs:
+        scores = scores * jax.nn.sigmoid(outputs["quality"])[..., None]
+    return jnp.clip(ends, 0, num_frames), scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """The candidate segments of a window.
+
+    Attributes:
+      labels: classes, from 0.
+      segments: in seconds of the video.
+      scores: above the least score.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    segments: Float[np.ndarray, "n 2"]
+    scores: Float[np.ndarray, " n"]
+
+    @classmethod
+    def of_window(
+        cls,
+        segments: Float[np.ndarray, "priors 2"],
+        scores: Float[np.ndarray, "priors classes"],
+        offset: int,
+        min_score: float,
+    ) -> "Candidates":
+        """The pairs of prior and class above the least score, prior by prior."""
+        prior, label = np.nonzero(scores > min_score)
+        seconds = (segments[prior] + np.float32(offset)) / np.float32(SAMPLE_RATE)
+        return cls(label, seconds, scores[prior, label])
+
+
+def merge(windows: list[Candidates], inference: Inference) -> list[Detection]:
+    """The detections of a video: per class, all windows' candidates through soft-NMS."""
+    if not windows:
+        return []
+    labels, segments, scores = (
+        np.concatenate([getattr(window, name) for window in windows])
+        for name in ("labels", "segments", "scores")
+    )
+    found = []
+    for label in np.unique(labels):
+        of_class = labels == label
+        kept, decayed = soft_nms(segments[of_class], scores[of_class], inference)
+        found += [
+            Detection(int(label), float(score), float(start), float(end))
+            for (start, end), score in zip(segments[of_class][kept], decayed[kept], strict=True)
+        ]
+    return found
+
+
+def soft_nms(
+    segments: Float[np.ndarray, "n 2"], scores: Float[np.ndarray, " n"], inference: Inference
+) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Gaussian soft-NMS of one class (arXiv 1704.04503) in the reference's form.
+
+    The strongest segment in turn lowers the scores of those that overlap it.
+
+    Args:
+      segments: start and end, in any unit.
+      scores: not negative.
+      inference: its constants, and whether the last segment that remains is left out.
+
+    Returns:
+      Which segments remain, and the lowered scores.
+    """
+    scores = scores.copy()
+    done = np.zeros(len(scores), bool)
+    active = np.flatnonzero(scores >= inference.drop_below)
+    for _ in range(inference.top_k):
+        if len(active) <= (1 if inference.drops_last else 0):
+            break
+        place = int(np.argmax(scores[active]))
+        best = active[place]
+        done[best] = True
+        active = np.delete(active, place)
+        overlap = _overlap(segments[best], segments[active])
+        scores[active] *= np.exp(-np.square(overlap) / segments.dtype.type(inference.sigma))
+        active = active[scores[active] >= inference.drop_below]
+    return done, scores
+
+
+def _overlap(
+    one: Float[np.ndarray, "2"], others: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, " n"]:
+    shared = np.minimum(one[1], others[:, 1]) - np.maximum(one[0], others[:, 0])
+    shared = np.maximum(shared, 0)
+    length = max(one[1] - one[0], one.dtype.type(_MIN_LENGTH))
+    return shared / (length + (others[:, 1] - others[:, 0]) - shared)

@@ -1,14 +1,17 @@
-"""Which prior is to find which instance, and the losses (released AFSD, without refinement).
+"""Targets of the priors, and the losses (released AFSD, without boundary refinement).
 
-A prior is a moment. It is to find the shortest instance around it, whatever level it is of.
+A prior is a point in time. Its target is the shortest instance around it, on any level.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from squeezetime_jax.tasks.localization.config import Loss
 
 _TINY = 1.1920929e-07  # float32's epsilon
 _FOCUS = 2  # gamma
@@ -19,7 +22,7 @@ _OFFSET = 1e-6  # added to the probability, before both of its uses
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What each prior is to find.
+    """The target of each prior.
 
     Attributes:
       labels: class id; 0 is the background.
@@ -54,8 +57,8 @@ def assign(
       classes: ids from 1; 0 where there is no instance.
       num_frames: of the window.
     """
-    moments = points[None, :, None]
-    left, right = moments - segments[:, None, :, 0], segments[:, None, :, 1] - moments
+    times = points[None, :, None]
+    left, right = times - segments[:, None, :, 0], segments[:, None, :, 1] - times
     around = (left >= 0) & (right >= 0) & (classes > 0)[:, None]
     lengths = jnp.where(around, left + right, 2.0 * num_frames)
     nearest = jnp.argmin(lengths, axis=2)[..., None]
@@ -71,13 +74,13 @@ def assign(
     )
 
 
-def overlaps(found: Float[Array, "*n 2"], wanted: Float[Array, "*n 2"]) -> Float[Array, "*n"]:
-    """Intersection over union of segments around the same moment, from distances to their ends.
+def overlaps(found: Float[Array, "*n 2"], target: Float[Array, "*n 2"]) -> Float[Array, "*n"]:
+    """Intersection over union of segments around the same point, from distances to their ends.
 
-    The reference's generalised overlap is this: two segments that share a moment leave no gap.
+    The reference's generalised overlap is this: two segments that share a point leave no gap.
     """
-    shared = jnp.minimum(found, wanted).sum(-1)
-    union = found.sum(-1) + wanted.sum(-1) - shared
+    shared = jnp.minimum(found, target).sum(-1)
+    union = found.sum(-1) + target.sum(-1) - shared
     return shared / jnp.maximum(union, _TINY)
 
 
@@ -86,9 +89,9 @@ def location_loss(
 ) -> Float[Array, "n priors"]:
     """One minus the overlap at each positive prior, 0 elsewhere."""
     mask = targets.is_positive[..., None]
-    # What is no target is replaced before it is used: a mask on the loss alone leaves its gradient.
-    found, wanted = (jnp.where(mask, x, 1.0) for x in (distances, targets.distances))
-    return jnp.where(targets.is_positive, 1 - overlaps(found, wanted), 0.0)
+    # Replaced before use: a mask on the loss alone would keep the gradient of the others.
+    found, target = (jnp.where(mask, x, 1.0) for x in (distances, targets.distances))
+    return jnp.where(targets.is_positive, 1 - overlaps(found, target), 0.0)
 
 
 def focal_loss(logits: Float[Array, "*n classes"], labels: Int[Array, "*n"]) -> Float[Array, "*n"]:
@@ -104,7 +107,39 @@ def quality_loss(
 ) -> Float[Array, "n priors"]:
     """Cross-entropy of the rated overlap with the true one at each positive prior."""
     mask = targets.is_positive[..., None]
-    found, wanted = (jnp.where(mask, x, 1.0) for x in (distances, targets.distances))
-    overlap = jax.lax.stop_gradient(overlaps(found, wanted))
+    found, target = (jnp.where(mask, x, 1.0) for x in (distances, targets.distances))
+    overlap = jax.lax.stop_gradient(overlaps(found, target))
     entropy = jax.nn.softplus(logits) - overlap * logits
     return jnp.where(targets.is_positive, entropy, 0.0)
+
+
+def localization_loss(
+    outputs: dict[str, Array],
+    segments: Float[Array, "n gt 2"],
+    classes: Int[Array, "n gt"],
+    priors: Any,
+    weights: Loss,
+    num_frames: int,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The weighted sum of the losses, and each of them.
+
+    Args:
+      outputs: of the localiser.
+      segments: true ones, in frames of the window.
+      classes: their ids, 0 where there is none.
+      priors: in frames.
+      weights: of the parts.
+      num_frames: of the window.
+    """
+    points = jnp.asarray(priors, outputs["distances"].dtype)
+    targets = assign(points, segments, classes, num_frames)
+    count = jnp.maximum(targets.is_positive.sum(), 1)
+    parts = {
+        "location": location_loss(outputs["distances"], targets).sum() / count,
+        "classification": focal_loss(outputs["logits"], targets.labels).sum() / count,
+    }
+    if "quality" in outputs:
+        rated = quality_loss(outputs["quality"], outputs["distances"], targets)
+        parts["quality"] = rated.sum() / count
+    total = jnp.asarray(sum(getattr(weights, name) * part for name, part in parts.items()))
+    return total, parts

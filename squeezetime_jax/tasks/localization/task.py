@@ -1,99 +1,168 @@
-"""The task of localisation: a window to the segments in it."""
+"""The task of localisation: a window of a video to the segments in it."""
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
 
-from squeezetime_jax.checkpoint.store import Meta, load
+from squeezetime_jax.checkpoint.store import Meta, load, read_labels
+from squeezetime_jax.data.batches import Sample, UnreadableRecord
+from squeezetime_jax.data.embedded import untrimmed
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.evaluation.scoring import Predict, Rows, Scores, TestSet
+from squeezetime_jax.files import write_whole
 from squeezetime_jax.model.norm import BatchNorm
-from squeezetime_jax.tasks.localization import losses
-from squeezetime_jax.tasks.localization.config import TASK, Experiment
-from squeezetime_jax.tasks.localization.model import Localizer, abstract_localizer, normalise_frames
+from squeezetime_jax.tasks.localization.annotations import (
+    GROUND_TRUTH_FILE,
+    Instances,
+    detections_file,
+    read_annotations,
+    read_ground_truth,
+)
+from squeezetime_jax.tasks.localization.config import NAME, UNTRIMMED, Experiment
+from squeezetime_jax.tasks.localization.dataset import (
+    Image8,
+    Places,
+    TrainingWindows,
+    find_video,
+    read_array,
+    stream,
+    write_arrays,
+)
+from squeezetime_jax.tasks.localization.inference import STAGES, Finder, to_json
+from squeezetime_jax.tasks.localization.losses import localization_loss, priors
+from squeezetime_jax.tasks.localization.metric import TemporalMap, temporal_map
+from squeezetime_jax.tasks.localization.model import (
+    Localizer,
+    abstract_localizer,
+    load_localizer,
+    normalise_frames,
+)
+from squeezetime_jax.training import config, devices
 from squeezetime_jax.training.network import Network, Tree
 from squeezetime_jax.training.task import Batch, Metrics, Task
+
+_SETTINGS = ("window", "head", "inference")
 
 
 class Localization(Task):
     """One minus the overlap of found with true segments, and the focal loss of their classes.
 
-    A batch is `frames`, uint8 (n, t, side, side, 3); `num_frames`, int32 (n,), those of them that
-    are the video's; `segments`, float32 (n, gt, 2), and `classes`, int32 (n, gt), 0 where there is
-    no instance.
-
-    Args:
-      experiment: the run.
+    A batch is `frames`, uint8 (n, t, side, side, 3); `num_frames`, int32 (n,), the number of them
+    that are of the video; `segments`, float32 (n, gt, 2), and `classes`, int32 (n, gt), 0 where
+    there is no instance.
     """
 
-    score = "average"
+    experiment_type = Experiment
+    metric = "average"
+    published = "average"
 
-    def __init__(self, experiment: Experiment):
-        self._experiment = experiment
+    def __init__(self, experiment: Experiment, folder: Path):
+        super().__init__(experiment, folder)
         model = abstract_localizer(experiment.model, experiment.window, experiment.head)
-        keeps = experiment.freeze.norm != "nothing" or experiment.freeze.backbone
-        self.network = Network(model, freeze_norm=keeps)
-        self.bn_group_size = None if keeps else experiment.model.bn_group_size
+        is_fixed = experiment.freeze.norm != "nothing" or experiment.freeze.backbone
+        self.network = Network(model, freeze_norm=is_fixed)
+        self.bn_group_size = None if is_fixed else experiment.model.bn_group_size
         self._norms = {
             tuple(map(str, path))
             for path, module in nnx.iter_modules(model)
             if isinstance(module, BatchNorm)
         }
         lengths = experiment.head.level_lengths(experiment.window.num_clips)
-        self._priors = losses.priors(lengths, experiment.window.num_frames)
+        self._priors = priors(lengths, experiment.window.num_frames)
+
+    @classmethod
+    def load(cls, checkpoint: str, fields: ConfigDict) -> Localizer:
+        """Load a localiser; see `Task.load`."""
+        stored = load_localizer(checkpoint)
+        config.set_network(fields, stored.model.config)
+        fields.window.update(dataclasses.asdict(stored.model.window))
+        return stored.model
+
+    @cached_property
+    def where(self) -> Places:
+        """Where the files are; the embedded data set is written on first use."""
+        data = self.experiment.data
+        arrays = Path(data.arrays) if data.arrays else self.folder / "arrays"
+        if data.annotations != UNTRIMMED:
+            return Places(Path(data.annotations), Path(data.videos), arrays)
+        folder = self.folder / UNTRIMMED
+        devices.first_host_makes(
+            lambda: untrimmed.write_untrimmed(folder, data.untrimmed), "untrimmed videos"
+        )
+        return Places(folder, folder / "videos", arrays)
+
+    def training_set(self) -> TrainingWindows:
+        """The training windows; the arrays that they need are written on first use."""
+        data = TrainingWindows(self.experiment, self.where)
+        side, workers = self.experiment.window.stored_side, self.experiment.data.workers or None
+        devices.first_host_makes(
+            lambda: write_arrays(data.videos, self.where, side, workers), "arrays"
+        )
+        return data
+
+    def test_set(self, checkpoint: str | None = None) -> "TestVideos":
+        """The test videos; a checkpoint's classes are known by its names of them."""
+        labels = read_labels(checkpoint) if checkpoint else None
+        return TestVideos(self.experiment, self.where, labels)
 
     def meta(self, labels: list[str] | None) -> Meta:
         """The backbone's configuration, the class names, and what else inference needs."""
-        sections = ("window", "head", "inference")
-        settings = {name: dataclasses.asdict(getattr(self._experiment, name)) for name in sections}
-        return Meta(self._experiment.model, labels, TASK, settings)
+        settings = {name: dataclasses.asdict(getattr(self.experiment, name)) for name in _SETTINGS}
+        return Meta(self.experiment.model, labels, NAME, settings)
 
     def init(self) -> tuple[Tree, Tree]:
-        """A new head on the weights of `init`, or on fresh ones."""
-        experiment = self._experiment
-        config = experiment.model
-        model = Localizer(config, experiment.window, experiment.head, nnx.Rngs(experiment.seed))
+        """A random head on the backbone of `init`, or on a random one."""
+        experiment = self.experiment
+        rngs = nnx.Rngs(experiment.seed)
+        model = Localizer(experiment.model, experiment.window, experiment.head, rngs)
         if experiment.init:
-            backbone = load(experiment.init, **dataclasses.asdict(config))
+            backbone = load(experiment.init, **dataclasses.asdict(experiment.model))
             del backbone.head
             nnx.update(model.backbone, nnx.state(backbone))
         return self.network.split(model)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Frames with a border to crop from, and instances."""
-        window, n = self._experiment.window, self._experiment.batch_size
-        side, most = window.stored_side, self._experiment.data.max_instances
+        """Frames with a margin to crop from, and instances."""
+        window, n = self.experiment.window, self.experiment.batch_size
+        side, count = window.stored_side, self.experiment.data.max_instances
         return {
             "frames": jax.ShapeDtypeStruct((n, window.num_frames, side, side, 3), jnp.uint8),
             "num_frames": jax.ShapeDtypeStruct((n,), jnp.int32),
-            "segments": jax.ShapeDtypeStruct((n, most, 2), jnp.float32),
-            "classes": jax.ShapeDtypeStruct((n, most), jnp.int32),
+            "segments": jax.ShapeDtypeStruct((n, count, 2), jnp.float32),
+            "classes": jax.ShapeDtypeStruct((n, count), jnp.int32),
         }
 
     def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:
         """Crop and mirror each window as a whole, then normalise."""
-        window, data = self._experiment.window, self._experiment.data
+        window, data = self.experiment.window, self.experiment.data
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["frames"])))
-        border = window.stored_side - window.crop_side
+        side, margin = window.crop_side, window.stored_side - window.crop_side
 
         def crop(
             key: PRNGKeyArray, frames: UInt8[Array, "t h w 3"]
         ) -> UInt8[Array, "t side side 3"]:
             corner_key, flip_key = jax.random.split(key)
-            corner = jax.random.randint(corner_key, (2,), 0, border + 1)
+            corner = jax.random.randint(corner_key, (2,), 0, margin + 1)
             if not data.random_crop:
-                corner = jnp.full((2,), round(border / 2))
-            side = window.crop_side
+                corner = jnp.full((2,), round(margin / 2))
             cut = jax.lax.dynamic_slice(
                 frames, (0, corner[0], corner[1], 0), (len(frames), side, side, 3)
             )
             return jnp.where(jax.random.bernoulli(flip_key, data.flip), cut[:, :, ::-1], cut)
 
         frames = jax.vmap(crop)(keys, batch["frames"])
-        windows = normalise_frames(frames, window, self._experiment.model.param_dtype)
+        windows = normalise_frames(frames, window, self.experiment.model.param_dtype)
         if window.short_padding == "grey":
             lengths = batch["num_frames"][:, None, None, None, None]
             numbers = jnp.arange(window.num_frames)[:, None, None, None]
@@ -101,56 +170,163 @@ class Localization(Task):
         return {**batch, "frames": windows}
 
     def trains(self, path: Sequence[str]) -> bool:
-        """Everything but what the experiment freezes."""
-        freeze = self._experiment.freeze
-        if path[0] == "backbone":
-            is_norm = tuple(path[:-1]) in self._norms
-            return not freeze.backbone and not (freeze.norm == "all" and is_norm)
-        return True
+        """All parameters except those that the experiment freezes."""
+        freeze = self.experiment.freeze
+        if path[0] != "backbone":
+            return True
+        is_norm = tuple(path[:-1]) in self._norms
+        return not freeze.backbone and not (freeze.norm == "all" and is_norm)
 
     def loss(
         self, params: Tree, batch_stats: Tree, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], tuple[Metrics, Tree]]:
         """Sums over the priors of all windows, divided by the positive ones of the whole batch."""
-        params = jax.tree_util.tree_map_with_path(self._stopped, params)
-        outputs, batch_stats = self.network.train(params, batch_stats, batch["frames"], key=key)
+
+        def stopped(path: tuple, leaf: Any) -> Any:
+            names = [str(getattr(key, "key", key)) for key in path]
+            return leaf if self.trains(names) else jax.lax.stop_gradient(leaf)
+
+        params = jax.tree_util.tree_map_with_path(stopped, params)
+        outputs, batch_stats = self.network.forward(params, batch_stats, batch["frames"], key=key)
         total, parts = localization_loss(
-            outputs, batch["segments"], batch["classes"], self._priors, self._experiment
+            outputs,
+            batch["segments"],
+            batch["classes"],
+            self._priors,
+            self.experiment.loss,
+            self.experiment.window.num_frames,
         )
         return total, (parts, batch_stats)
 
-    def _stopped(self, path: tuple, leaf: Any) -> Any:
-        """The weight, without a gradient where it is not trained."""
-        names = [str(getattr(key, "key", key)) for key in path]
-        return leaf if self.trains(names) else jax.lax.stop_gradient(leaf)
+
+TASK = Localization
 
 
-def localization_loss(
-    outputs: dict[str, Array],
-    segments: Float[Array, "n gt 2"],
-    classes: Any,
-    priors: Any,
-    experiment: Experiment,
-) -> tuple[Float[Array, ""], Metrics]:
-    """The weighted sum of the losses, and each of them.
+class TestVideos(TestSet):
+    """The test videos, one record each: a host reads and scores one after the other.
+
+    A window is not a record, because overlapping windows share their clips: of THUMOS14's 3485
+    test windows, as records, each would go through the backbone whole.
 
     Args:
-      outputs: of the localiser.
-      segments: true ones, in frames of the window.
-      classes: their ids, 0 where there is none.
-      priors: in frames.
-      experiment: the weights, and the window's length.
+      experiment: the run.
+      where: its files.
+      labels: class names in the order of the network's outputs; None: the annotations'.
+
+    Raises:
+      UserError: the annotations are invalid.
     """
-    weights = experiment.loss
-    points = jnp.asarray(priors, outputs["distances"].dtype)
-    targets = losses.assign(points, segments, classes, experiment.window.num_frames)
-    count = jnp.maximum(targets.is_positive.sum(), 1)
-    parts = {
-        "location": losses.location_loss(outputs["distances"], targets).sum() / count,
-        "classification": losses.focal_loss(outputs["logits"], targets.labels).sum() / count,
-    }
-    if "quality" in outputs:
-        rated = losses.quality_loss(outputs["quality"], outputs["distances"], targets)
-        parts["quality"] = rated.sum() / count
-    total = sum(getattr(weights, name) * part for name, part in parts.items())
-    return total, parts
+
+    def __init__(self, experiment: Experiment, where: Places, labels: list[str] | None = None):
+        self._experiment, self._where = experiment, where
+        self._truth, self._scored = read_ground_truth(where.annotations / GROUND_TRUTH_FILE, "test")
+        annotations = read_annotations(where.annotations, "test")
+        self._labels = labels or annotations.class_names
+        self._videos = list(annotations.videos.items())
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def read(self, record: int) -> Sample:
+        """`frames`, an iterator over the frames of a video at the sampled rate.
+
+        They come from a prepared array if there is one, else from the video file.
+        """
+        name, facts = self._videos[record]
+        side, where = self._experiment.window.stored_side, self._where
+
+        def frames() -> Iterator[Image8]:
+            try:
+                if (where.arrays / f"{name}.npy").is_file():
+                    yield from read_array(where.arrays, name, side)
+                else:
+                    yield from stream(find_video(where.videos, name), side, facts.fps)
+            except UserError as error:
+                raise UnreadableRecord(name, str(error)) from None
+
+        return {"frames": frames()}
+
+    def predictor(self, model: Localizer, mesh: Mesh) -> Predict:
+        """The detections of a video as JSON has them, and what they cost."""
+        shuffle = self._experiment.seed if self._experiment.evaluation.shuffled else None
+        finder = Finder(model, self._experiment.inference, shuffle)
+        finder.compile()
+
+        def predict(sample: Sample) -> dict[str, Any]:
+            found = finder.find(sample["frames"])
+            return {"detections": to_json(found.detections, self._labels), "cost": found.cost}
+
+        return predict
+
+    def score(self, rows: Rows) -> "LocalizationScores":
+        """The mean average precision of all videos' detections."""
+        names = [self._videos[record][0] for record in rows["record"]]
+        detections = dict(zip(names, rows["detections"], strict=True))
+        found = [
+            (name, each["label"], *each["segment"], each["score"])
+            for name, each_video in detections.items()
+            for each in each_video
+        ]
+        thresholds = self._experiment.evaluation.thresholds
+        instances = Instances.of(found, scored=True)
+        result = temporal_map(self._truth, instances, self._scored, thresholds)
+        total: collections.Counter[str] = collections.Counter()
+        for cost in rows["cost"]:
+            total.update(cost)
+        seconds = {stage: total[stage] / len(names) for stage in STAGES}
+        return LocalizationScores(
+            result,
+            detections,
+            {
+                "videos": len(names),
+                "windows": total["windows"],
+                "clips": total["clips"],
+                "clips_unshared": total["windows"] * self._experiment.window.num_clips,
+                "seconds_per_video": {**seconds, "all": sum(seconds.values())},
+                "forward_seconds_per_window": (total["backbone"] + total["head"])
+                / total["windows"],
+            },
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalizationScores(Scores):
+    """The mean average precision of a test set.
+
+    Attributes:
+      result: the metric.
+      detections: of each video, as JSON has them.
+      cost: numbers of windows and clips, and seconds.
+    """
+
+    result: TemporalMap
+    detections: dict[str, list[dict[str, Any]]]
+    cost: dict[str, Any]
+
+    def numbers(self) -> dict[str, float]:
+        """`average`, and the mean over the classes at each threshold."""
+        pairs = zip(self.result.thresholds, self.result.per_threshold, strict=True)
+        return {"average": self.result.average, **{f"mAP@{t:g}": float(v) for t, v in pairs}}
+
+    def to_json(self) -> dict[str, Any]:
+        """The metric and the cost."""
+        return {**self.result.to_json(), "cost": self.cost}
+
+    def table(self) -> str:
+        """Percent by class and threshold, and two lines on the cost."""
+        cost, seconds = self.cost, self.cost["seconds_per_video"]
+        stages = ", ".join(f"{stage} {seconds[stage]:.3f}" for stage in STAGES)
+        return (
+            f"{self.result.table()}\nvideos: {cost['videos']}, windows: {cost['windows']}, clips"
+            f" through the backbone: {cost['clips']} ({cost['clips_unshared']} without sharing)\n"
+            f"seconds per video: {seconds['all']:.3f} ({stages}); forward pass of a window:"
+            f" {cost['forward_seconds_per_window']:.3f}"
+        )
+
+    def figure(self) -> Any:
+        """The average precision of each class at each threshold."""
+        return self.result.figure()
+
+    def write(self, path: Path) -> None:
+        """Write the detections as a JSON file in ActivityNet's format."""
+        write_whole(path, json.dumps(detections_file(self.detections)))

@@ -39,7 +39,7 @@ def test_files_are_in_avas_formats(folder: Path) -> None:
         assert key_frame.frame == (people.video_id("train", index), people.SECOND)
         assert 2 <= len(key_frame.boxes) <= 4
         assert (key_frame.labels[:, 1 : people.HOURS + 1].sum(axis=1) == 1).all()
-        found = proposals.chosen(key_frame.frame)
+        found = proposals.select(key_frame.frame)
         assert len(found) == len(key_frame.boxes)
         overlaps = pairwise_iou(key_frame.boxes, found[:, :4])
         assert (overlaps.max(axis=0) > 0.8).all()
@@ -48,7 +48,7 @@ def test_files_are_in_avas_formats(folder: Path) -> None:
             assert (video.num_frames, video.info.fps) == (32, people.FPS)
 
 
-def test_a_folder_is_taken_up_again_or_refused(folder: Path) -> None:
+def test_a_folder_is_continued_or_refused(folder: Path) -> None:
     before = people.written(folder, "test").ground_truth.read_bytes()
     (folder / people._MARKER).write_text(
         (folder / people._MARKER).read_text().replace("true", "false")
@@ -59,9 +59,9 @@ def test_a_folder_is_taken_up_again_or_refused(folder: Path) -> None:
     people.write_people(folder, SMALL)
     assert people.written(folder, "test").ground_truth.read_bytes() == before
     assert len(lost.read_bytes()) == len(whole)
-    with pytest.raises(UserError, match="made with other settings"):
+    with pytest.raises(UserError, match="made with num_test=3, not num_test=4"):
         people.write_people(folder, People(num_train=6, num_test=4, size=32))
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="not empty, and not written by this program"):
         people.write_people(folder / "videos", SMALL)
 
 

@@ -1,5 +1,6 @@
 """Boxes beside mmaction2's and mmdet's numbers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,8 +17,6 @@ from squeezetime_jax.tasks.detection.boxes import (
     training_rois,
 )
 from squeezetime_jax.tasks.detection.proposals import read_proposals
-
-DATA = Path(__file__).parent / "data"
 
 
 def f32(*boxes: tuple[float, ...]) -> np.ndarray:
@@ -52,9 +51,10 @@ def test_a_frame_of_640x360_through_resize_crop_resize_and_flip() -> None:
     np.testing.assert_array_equal(flip_boxes(jnp.asarray(boxes), 256), flipped)
 
 
-def test_assignment_in_the_sample_of_mmaction2() -> None:
-    truth = read_ground_truth(DATA / "gt.csv").boxes[:4].astype(np.float32)
-    found = read_proposals(DATA / "proposal.pkl").all_of(("3reY9zJKhqN", 1774))
+def test_assignment_in_the_sample_of_mmaction2(reference: Callable[[str], Path]) -> None:
+    sample = reference("annotations/ava_sample/eval_detection")
+    truth = read_ground_truth(sample / "gt.csv").boxes[:4].astype(np.float32)
+    found = read_proposals(sample / "proposal.pkl").all_of(("3reY9zJKhqN", 1774))
     boxes = found[:, :4].astype(np.float32)
     assigned, overlaps = assign(truth, boxes, iou=0.5)
     assert assigned.tolist() == [0, 0, 3, 3, 0, 0, 0, 1, 0, 0]
@@ -106,12 +106,12 @@ def test_training_boxes_are_the_annotated_ones_and_those_that_match() -> None:
     labels = np.eye(3, 6, dtype=bool)
     proposals = f32((2, 2, 101, 101), (200, 200, 210, 210), (50, 50, 150, 155))
     rng = np.random.default_rng(0)
-    boxes, found = training_rois(truth, labels, proposals, most=32, rng=rng)
+    boxes, found = training_rois(truth, labels, proposals, max_boxes=32, rng=rng)
     np.testing.assert_array_equal(boxes, np.concatenate([truth, proposals[[0, 2]]]))
     assert found.argmax(axis=1).tolist() == [0, 1, 2, 0, 1]
     everything = np.concatenate([truth, proposals[[0, 2]]])
     for _ in range(5):  # three of the five, in their order
-        boxes, found = training_rois(truth, labels, proposals, most=3, rng=rng)
+        boxes, found = training_rois(truth, labels, proposals, max_boxes=3, rng=rng)
         places = [int(np.flatnonzero((everything == box).all(axis=1))[0]) for box in boxes]
         assert len(places) == 3
         assert places == sorted(set(places))

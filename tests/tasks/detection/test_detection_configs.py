@@ -7,7 +7,6 @@ import pytest
 from squeezetime_jax.data.embedded import people
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.detection.config import Experiment
-from squeezetime_jax.tasks.detection.experiment import parse
 from squeezetime_jax.training import config
 from squeezetime_jax.training.recipe import learning_rate_schedule
 
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 
 def read(name: str, *changes: str) -> Experiment:
-    return parse(config.read([f"--config={name}", *changes]))
+    return config.parse(config.read([f"--config={name}", *changes]))
 
 
 def test_the_released_recipe() -> None:
@@ -70,6 +69,13 @@ def test_fields_can_be_changed_and_are_checked() -> None:
         ("--config.data.frame_offset=2", "frame_offset is 2"),
         ("--config.data.person_score=2.0", "person_score is 2.0"),
         ("--config.data.people.size=31", "size is 31"),
+        ("--config.optimizer.mixup=0.2", "optimizer.mixup is 0.2, but detection does not support"),
+        ("--config.model.name=tsm_r18", "model.name is tsm_r18, but detection supports only"),
     ):
         with pytest.raises(UserError, match=message):
             read("ava21", change)
+
+
+def test_a_misspelt_protocol_is_refused(untyped: None) -> None:
+    with pytest.raises(UserError, match=r"evaluation\.protocol.*'oficial'.* mmaction2, official"):
+        read("ava21", "--config.evaluation.protocol=oficial")

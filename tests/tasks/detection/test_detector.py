@@ -14,10 +14,9 @@ from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
-from squeezetime_jax.tasks.detection import weights
+from squeezetime_jax.tasks.detection import detector as weights
 from squeezetime_jax.tasks.detection.detector import Detector, RoIHead, abstract_detector, stride_of
-from squeezetime_jax.tasks.detection.infer import above
-from squeezetime_jax.tasks.detection.task import box_loss, box_metrics
+from squeezetime_jax.tasks.detection.task import above, box_loss, box_metrics
 
 AVA = SqueezeTimeConfig.ava21()
 BOXES = np.array(
@@ -107,7 +106,7 @@ def test_loss_is_a_mean_of_means_over_groups() -> None:
     assert float(box_loss(logits, labels, jnp.zeros_like(mask))) == 0
 
 
-def test_which_scores_are_told() -> None:
+def test_which_scores_become_detections() -> None:
     """Strictly more than the threshold, column 0 never, by action and then by box."""
     scores = np.array([[0.9, 0.002, 0.0020001, 0.5], [0.9, 0.6, 0.1, 0.0]], np.float32)
     box, action = above(scores, 0.002)

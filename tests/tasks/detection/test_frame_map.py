@@ -1,22 +1,14 @@
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from squeezetime_jax.tasks.detection import evaluate
-from squeezetime_jax.tasks.detection.annotations import (
-    BoxRows,
-    read_actions,
-    read_detections,
-    read_ground_truth,
-)
+from squeezetime_jax import cli
+from squeezetime_jax.tasks.detection.annotations import BoxRows, read_actions
 from squeezetime_jax.tasks.detection.metric import GROUPS, frame_map
-
-DATA = Path(__file__).parent / "data"
-SAMPLE = ["--ground-truth", str(DATA / "gt.csv"), "--detections", str(DATA / "pred.csv")]
-SAMPLE += ["--labels", str(DATA / "action_list.txt")]
 
 
 def rows_of(table: list[tuple], frames: list | None = None) -> BoxRows:
@@ -28,12 +20,20 @@ def rows_of(table: list[tuple], frames: list | None = None) -> BoxRows:
         np.array([row[1] for row in table], np.float64).reshape(-1, 4),
         np.array([row[2] for row in table], np.int64),
         np.array([row[3] for row in table], np.float64),
-        np.arange(1, len(table) + 1),
     )
 
 
-def test_the_sample_of_mmaction2(capsys: pytest.CaptureFixture) -> None:
-    assert evaluate.main([*SAMPLE, "--json"]) == 0
+def frame_map_command(*words: object) -> int:
+    return cli.main(["frame-map", *map(str, words)])
+
+
+def test_the_sample_of_mmaction2(
+    reference: Callable[[str], Path], capsys: pytest.CaptureFixture
+) -> None:
+    folder = reference("annotations/ava_sample/eval_detection")
+    files = ["--ground-truth", folder / "gt.csv", "--detections", folder / "pred.csv"]
+    files += ["--labels", folder / "action_list.txt"]
+    assert frame_map_command(*files, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["overall"] == pytest.approx(0.09385521885521886, abs=1e-12)
     assert found["classes"] == pytest.approx(
@@ -43,13 +43,74 @@ def test_the_sample_of_mmaction2(capsys: pytest.CaptureFixture) -> None:
     assert groups["person_movement"] == found["overall"]
     assert groups["object_manipulation"] is groups["person_interaction"] is None
     assert list(found["ground_truth"].values()) == [4, 3, 5]
-
-
-def test_the_table_says_the_same(capsys: pytest.CaptureFixture) -> None:
-    assert evaluate.main(SAMPLE) == 0
+    assert frame_map_command(*files) == 0
     out = capsys.readouterr().out
     assert "17.05 %       4     12  action1" in out
     assert out.endswith("9.39 %  frame mAP at IoU 0.5 (mmaction2)\n")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Two frames with three boxes of two actions, and six detections.
+
+    By hand: of `walk` (2 boxes) a hit, a duplicate and a hit give precisions 1, 1/2, 2/3 at recalls
+    1/2, 1/2, 1, so 1/2 x 1 + 1/2 x 2/3 = 5/6. Of `talk` (1 box) a miss comes before the hit: 1/2.
+    """
+    (tmp_path / "gt.csv").write_text(
+        "v,0902,0.1,0.1,0.5,0.9,1,0\nv,0903,0.1,0.1,0.5,0.9,1,0\nv,0902,0.5,0.1,0.9,0.9,65,1\n"
+    )
+    (tmp_path / "found.csv").write_text(
+        "v,0902,0.1,0.1,0.5,0.8,1,0.9\n"
+        "v,0902,0.1,0.1,0.5,0.9,1,0.8\n"
+        "v,0903,0.1,0.2,0.5,0.9,1,0.7\n"
+        "v,0902,0.1,0.1,0.5,0.9,65,0.6\n"
+        "v,0902,0.5,0.1,0.9,0.9,65,0.5\n"
+        "v,0902,0.5,0.1,0.9,0.9,7,0.5\n"
+    )
+    (tmp_path / "list.pbtxt").write_text(
+        'item {\n  name: "walk"\n  id: 1\n}\nlabel {\n  name: "talk"\n  label_id: 65\n}\n'
+    )
+    names = {"ground-truth": "gt.csv", "detections": "found.csv", "labels": "list.pbtxt"}
+    return [word for name, file in names.items() for word in (f"--{name}", str(tmp_path / file))]
+
+
+def test_the_command_scores_files(files: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert frame_map_command(*files, "--json") == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["classes"] == pytest.approx({"walk": 5 / 6, "talk": 1 / 2})
+    assert found["overall"] == pytest.approx(2 / 3)
+    expected = {"person_movement": 5 / 6, "object_manipulation": None, "person_interaction": 1 / 2}
+    assert found["groups"] == pytest.approx(expected)
+    assert (found["ground_truth"], found["detections"]) == (
+        {"walk": 2, "talk": 1},
+        {"walk": 3, "talk": 2},
+    )
+    assert (found["protocol"], found["iou"]) == ("mmaction2", 0.5)
+    assert "found.csv: 1 rows left out" in err
+    assert frame_map_command(*files) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "83.33 %       2      3  walk",
+        "50.00 %       1      2  talk",
+    ]
+
+
+def test_excluded_frames_and_the_protocol_are_options(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "excluded.csv").write_text("v,0903\n")
+    files += ["--exclude", str(tmp_path / "excluded.csv"), "--json"]
+    for protocol, walk in (("mmaction2", 1 / 2), ("official", 1.0)):
+        assert frame_map_command(*files, "--protocol", protocol) == 0
+        assert json.loads(capsys.readouterr().out)["classes"]["walk"] == pytest.approx(walk)
+
+
+def test_a_missing_file_is_one_line(files: list[str], capsys: pytest.CaptureFixture) -> None:
+    files[files.index("--labels") + 1] = "none.pbtxt"
+    assert frame_map_command(*files) == 1
+    err = capsys.readouterr().err
+    assert "none.pbtxt: cannot be read as text (No such file or directory)" in err
+    assert err.count("\n") == 1
 
 
 def plain_map(truth, found, actions, excluded, protocol):
@@ -147,24 +208,24 @@ def test_the_protocols_differ_where_they_say() -> None:
     assert theirs.num_ground_truth == {1: 1, 2: 1}
 
 
-def test_names_that_occur_twice_are_told_apart() -> None:
-    actions = read_actions(DATA / "ava_sample_actions.txt")
-    assert actions == {12: "action1", 17: "action2", 79: "action3", 80: "action3"}
+def test_names_that_occur_twice_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("12: stand\n17: walk\n79: talk\n80: talk\n")
     empty = rows_of([])
-    result = frame_map(empty, empty, actions)
-    assert list(result.to_json()["classes"]) == [
-        "action1",
-        "action2",
-        "action3 (79)",
-        "action3 (80)",
-    ]
-    assert result.to_json()["overall"] is None
+    result = frame_map(empty, empty, read_actions(path)).to_json()
+    assert list(result["classes"]) == ["stand", "walk", "talk (79)", "talk (80)"]
+    assert result["overall"] is None
 
 
-def test_the_sample_files_are_read() -> None:
-    truth = read_ground_truth(DATA / "gt.csv")
-    assert truth.frames == [("3reY9zJKhqN", 1774), ("HmR8SmNIoxu", 1384), ("5HNXoce1raG", 1097)]
-    assert truth.boxes[0].tolist() == [0.278, 0.203, 0.964, 0.677]
-    assert truth.last.tolist() == [0, 1, 2, 3] * 3
-    found = read_detections(DATA / "pred.csv")
-    assert (len(found), found.last[0], found.line[-1]) == (30, 0.655, 30)
+def test_the_figure_shows_each_average_precision() -> None:
+    box, frame = (0.1, 0.1, 0.5, 0.9), ("v", 902)
+    truth = rows_of([(frame, box, 1, 0.0), (frame, box, 2, 0.0), (frame, box, 3, 0.0)])
+    found = rows_of(
+        [(frame, (0.8, 0.8, 0.9, 0.9), 1, 0.9), (frame, box, 1, 0.5), (frame, box, 2, 1.0)]
+    )
+    figure = frame_map(truth, found, {1: "walk", 2: "sit", 3: "never found"}).figure()
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    bars = [bar.get_width() for bar in axes.patches]
+    assert dict(zip(names, bars, strict=True)) == {"walk": 50.0, "sit": 100.0}
+    assert axes.get_title() == "frame mAP 75.00 %"

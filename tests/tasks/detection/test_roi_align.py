@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from squeezetime_jax.tasks.detection.roi_align import roi_align
+from squeezetime_jax.tasks.detection.detector import roi_align
 
 ALIGN = jax.jit(roi_align, static_argnames=("stride", "bins"))
 BOXES = np.array(

@@ -1,14 +1,11 @@
-"""THUMOS14's own annotation files, unpacked."""
+"""THUMOS14's own annotation files, where they are."""
 
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def thumos14(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("thumos14")
-    with zipfile.ZipFile(Path(__file__).parent / "data" / "thumos14.zip") as archive:
-        archive.extractall(folder)
-    return folder
+def thumos14(reference: Callable[[str], Path]) -> Path:
+    return reference("annotations/thumos14")

@@ -1,20 +1,21 @@
-"""The smallest localiser; run as a program it trains on several numbers of devices.
+"""The smallest localiser; run as a program it prints losses on several numbers of devices.
 
-python tests/localization/small_localizer.py STEPS DEVICES,...
+python tests/tasks/localization/small_localizer.py STEPS DEVICES,...
 """
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.tasks.localization.config import Experiment, Head, Window
-from squeezetime_jax.tasks.localization.experiment import parse
+from squeezetime_jax.tasks.localization.config import Head, Window
 from squeezetime_jax.tasks.localization.task import Localization
-from squeezetime_jax.training import config, devices, run
+from squeezetime_jax.training import config, devices
 
 SMALL = SqueezeTimeConfig.tiny(num_classes=3, branches="conv3x3", position_grids=(8, 4, 2, 1))
 WINDOW = Window(num_frames=16, clip_stride=2, padding=(1, 1), stored_side=36, crop_side=32)
@@ -23,7 +24,7 @@ HEAD = Head(channels=32, num_levels=3)
 
 def fields(**changes: object) -> Any:
     """A run of 8 windows a step; changes as `section__field=value`."""
-    found = config.default(Experiment)
+    found = config.default("localization")
     found.epochs, found.batch_size = 2, 8
     found.model.update(depth=10, width=0.125, num_frames=4, num_classes=3, branches="conv3x3")
     found.model.position_grids = (8, 4, 2, 1)
@@ -39,6 +40,11 @@ def fields(**changes: object) -> Any:
             place = place[section]
         place[name] = value
     return found
+
+
+def task(folder: Path = Path(), **changes: object) -> Localization:
+    """The task of a small run."""
+    return Localization(config.parse(fields(**changes)), folder)
 
 
 def batch(step: int, size: int = 8) -> dict[str, np.ndarray]:
@@ -57,11 +63,8 @@ def batch(step: int, size: int = 8) -> dict[str, np.ndarray]:
 
 def losses(num_steps: int, num_devices: int) -> list[float]:
     """The losses of the first steps on that many devices."""
-    kind = (jax.sharding.AxisType.Auto,)
-    some = jax.devices()[:num_devices]
-    mesh = jax.make_mesh((num_devices,), (devices.DATA,), kind, devices=some)
-    experiment = parse(fields(model__dtype="float64"))
-    trainer = run.Trainer(experiment, Localization(experiment), mesh, num_steps)
+    mesh = Mesh(np.array(jax.devices()[:num_devices]), (devices.DATA,))
+    trainer = runner.Trainer(task(model__dtype="float64"), mesh, num_steps)
     step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
     found = []
     for number in range(num_steps):

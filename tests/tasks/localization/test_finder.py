@@ -8,10 +8,14 @@ from small_localizer import HEAD, SMALL, WINDOW
 
 from squeezetime_jax.tasks.localization import losses
 from squeezetime_jax.tasks.localization.config import Inference
-from squeezetime_jax.tasks.localization.decoding import Candidates, merge, segments_and_scores
-from squeezetime_jax.tasks.localization.inference import Finder
+from squeezetime_jax.tasks.localization.dataset import clip_indices, offsets
+from squeezetime_jax.tasks.localization.inference import (
+    Candidates,
+    Finder,
+    merge,
+    segments_and_scores,
+)
 from squeezetime_jax.tasks.localization.model import Localizer, normalise_frames
-from squeezetime_jax.tasks.localization.windows import clip_indices, offsets
 
 # Windows that share clips: 16 frames, clips of 4 at stride 2, a window every 6 frames.
 INFERENCE = Inference(stride=6, min_score=0.2, drops_last=False)

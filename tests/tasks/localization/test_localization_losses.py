@@ -7,9 +7,13 @@ import pytest
 from jaxtyping import Array
 
 from squeezetime_jax.tasks.localization import losses
-from squeezetime_jax.tasks.localization.config import Experiment
-from squeezetime_jax.tasks.localization.losses import Targets, assign, priors
-from squeezetime_jax.tasks.localization.task import localization_loss
+from squeezetime_jax.tasks.localization.config import Loss
+from squeezetime_jax.tasks.localization.losses import (
+    Targets,
+    assign,
+    localization_loss,
+    priors,
+)
 
 GROUND_TRUTH = [(10, 120, 5), (60, 90, 8), (60, 90, 3), (200, 204, 9), (239, 256, 2)]
 SIX = (32, 16, 8, 4, 2, 1)
@@ -38,7 +42,7 @@ def loss(lengths: tuple[int, ...], logits: Array, place: tuple, *windows: list[t
         "logits": jnp.broadcast_to(logits, (len(windows), count, 21)),
     }
     points = priors(lengths, 256)
-    total, parts = localization_loss(outputs, *instances(*windows), points, Experiment())
+    total, parts = localization_loss(outputs, *instances(*windows), points, Loss(), 256)
     return {"total": float(total), **{name: float(part) for name, part in parts.items()}}
 
 
@@ -129,11 +133,11 @@ def test_the_overlap_loss_by_hand() -> None:
     assert 1 - float(found) == pytest.approx(2 / 9)
 
 
-def test_gradients_stay_finite_where_nothing_is_to_be_found() -> None:
+def test_gradients_are_finite_without_a_positive_prior() -> None:
     def total(z: Array) -> Array:
         outputs = {"distances": jnp.exp(z), "logits": jnp.zeros((1, 8, 21))}
-        wanted = instances([(0, 2.56, 4)])
-        return localization_loss(outputs, *wanted, priors((8,), 256), Experiment())[0]
+        none = instances([(0, 2.56, 4)])
+        return localization_loss(outputs, *none, priors((8,), 256), Loss(), 256)[0]
 
     gradient = jax.grad(total)(jnp.full((1, 8, 2), -200.0))  # exp(-200) squared is no number
     assert gradient.tolist() == np.zeros((1, 8, 2)).tolist()

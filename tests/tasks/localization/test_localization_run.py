@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -13,33 +12,24 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
-from small_localizer import batch, fields
+from matplotlib.figure import Figure
+from small_localizer import batch, fields, task
 
 from squeezetime_jax import SqueezeTime, cli
 from squeezetime_jax.checkpoint.store import save_model
+from squeezetime_jax.data.batches import UnreadableRecord
+from squeezetime_jax.data.embedded import untrimmed
+from squeezetime_jax.data.embedded.untrimmed import Untrimmed
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.tasks.localization import experiment, untrimmed, videos
-from squeezetime_jax.tasks.localization.config import Experiment
-from squeezetime_jax.tasks.localization.store import load_localizer
-from squeezetime_jax.tasks.localization.task import Localization
-from squeezetime_jax.tasks.localization.untrimmed import Untrimmed
-from squeezetime_jax.training import run
-from squeezetime_jax.training.report import Silence, read_metrics
+from squeezetime_jax.tasks.localization import localize
+from squeezetime_jax.tasks.localization.metric import TemporalMap
+from squeezetime_jax.tasks.localization.model import load_localizer
+from squeezetime_jax.tasks.localization.task import Localization, TestVideos
+from squeezetime_jax.training import config, runner
+from squeezetime_jax.training.report import Reporter, read_metrics
 
 SET = {"num_train": 2, "num_test": 2, "size": 36, "seconds": (8, 10)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled programs are kept in a folder of the tests', and only here."""
-    before = jax.config.jax_compilation_cache_dir
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +39,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return untrimmed.write_untrimmed(folder, Untrimmed(**SET))
 
 
-def _fields(data: Path, **changes: object) -> object:
-    found = fields(
-        model__num_classes=8,
-        data__annotations=str(data),
-        data__videos=str(data / "videos"),
-        data__arrays=str(data / "arrays"),
-        data__stride=1,
-        evaluation__every_epochs=1.0,
-        run__save_epochs=0.5,
-        **changes,
-    )
+def run_fields(data: Path, **changes: object) -> object:
+    """A run on that data set; its windows are long enough to contain a whole segment."""
+    given = {
+        "model__num_classes": 8,
+        "data__annotations": str(data),
+        "data__videos": str(data / "videos"),
+        "data__arrays": str(data / "arrays"),
+        "data__stride": 4,
+        "evaluation__every_epochs": 1.0,
+        "run__save_epochs": 0.5,
+    }
+    found = fields(**{**given, **changes})
     found.data.untrimmed.update(SET)
-    # Long enough to hold a segment whole.
     found.window.update(num_frames=32, clip_stride=4, padding=(0, 0))
     found.epochs, found.batch_size = 2, 4
     return found
@@ -69,13 +59,13 @@ def _fields(data: Path, **changes: object) -> object:
 
 @pytest.fixture(scope="module")
 def whole(data: Path) -> Path:
-    """A run that nothing disturbed."""
+    """The folder of a run that nothing disturbed."""
     workdir = data.parent / "run"
-    experiment.run_experiment(_fields(data), workdir, Silence())
+    runner.train(run_fields(data), workdir, Reporter())
     return workdir
 
 
-def _arrays(workdir: Path) -> dict[str, bytes]:
+def arrays_of(workdir: Path) -> dict[str, bytes]:
     """Every array of the last checkpoint, byte for byte."""
     last = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     found = {}
@@ -88,60 +78,78 @@ def _arrays(workdir: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_goes_on_to_the_bit(
-    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: Callable = videos.TrainingWindows.batch
-    last = max(int(path.name) for path in (whole / "checkpoints").iterdir())
+def test_a_run_that_stops_continues_to_the_bit(data: Path, whole: Path, tmp_path: Path) -> None:
+    class Stop(Reporter):
+        def evaluation(self, step, scores):
+            raise KeyboardInterrupt
 
-    def dies(self: videos.TrainingWindows, step: int) -> dict:
-        if step >= last - 3:
-            raise OSError("the power is cut")
-        return read(self, step)
-
-    monkeypatch.setattr(videos.TrainingWindows, "batch", dies)
-    with pytest.raises(OSError, match="the power is cut"):
-        experiment.run_experiment(_fields(data), tmp_path / "run", Silence())
-    assert (tmp_path / "run" / "checkpoints").is_dir()
-    monkeypatch.setattr(videos.TrainingWindows, "batch", read)
-    experiment.run_experiment(_fields(data), tmp_path / "run", Silence())
-    mine, other = _arrays(tmp_path / "run"), _arrays(whole)
+    workdir = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        runner.train(run_fields(data), workdir, Stop())
+    assert len(read_metrics(workdir)) < len(read_metrics(whole))
+    runner.train(run_fields(data), workdir, Reporter())
+    mine, other = arrays_of(workdir), arrays_of(whole)
     assert [name for name in other if mine[name] != other[name]] == []
-    assert read_metrics(tmp_path / "run") == read_metrics(whole)
+    assert read_metrics(workdir)[-1] == read_metrics(whole)[-1]
 
 
-@pytest.mark.slow
-def test_a_run_evaluates_on_the_way_and_is_tested_by_its_checkpoint(
-    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_evaluates_on_the_way_and_its_checkpoint_gives_the_same(
+    data: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scores = [entry for entry in read_metrics(whole) if entry["kind"] == "eval"]
+    scores = [row for row in read_metrics(whole) if row["kind"] == "eval"]
     assert len(scores) == 2
+    figures: list[Figure] = []
+    save = "squeezetime_jax.evaluation.pictures.save_figure"
+    monkeypatch.setattr(save, lambda figure, path: figures.append(figure))
     found = tmp_path / "found.json"
-    picture = tmp_path / "classes.png"
     for as_json in (False, True):
-        status = experiment.evaluate(
-            _fields(data), str(whole), as_json=as_json, scores=found, save=picture
-        )
-        assert status == 0
-    told, summary = capsys.readouterr().out.strip().rsplit("\n", 1)
+        arguments = {"as_json": as_json, "scores": found, "save": tmp_path / "classes.png"}
+        runner.evaluate(run_fields(data), str(whole), **arguments)
+    printed, summary = capsys.readouterr().out.strip().rsplit("\n", 1)
     summary = json.loads(summary)
     assert summary["average"] == pytest.approx(scores[-1]["average"], abs=1e-6)
-    assert summary["cost"]["clips"] <= summary["cost"]["clips_unshared"]
-    parts = summary["cost"]["seconds_per_video"]
+    per_threshold = {f"mAP@{t}": value for t, value in summary["per_threshold"].items()}
+    assert per_threshold == pytest.approx({k: scores[-1][k] for k in per_threshold}, abs=1e-6)
+    cost = summary["cost"]
+    assert (cost["videos"], cost["clips_unshared"]) == (2, 8 * cost["windows"])
+    assert cost["clips"] <= cost["clips_unshared"]
+    parts = cost["seconds_per_video"]
     assert set(parts) == {"decoding", "backbone", "head", "post-processing", "all"}
     assert parts["all"] == pytest.approx(sum(v for name, v in parts.items() if name != "all"))
-    assert "2 videos" in told
-    assert json.loads(found.read_text())["results"].keys() == {
-        "video_test_0000000",
-        "video_test_0000001",
-    }
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"videos: 2, windows: {cost['windows']}, " in printed
+    assert figures[0].axes[0].get_title().endswith(f"average {100 * summary['average']:.2f}")
+    names = {"video_test_0000000", "video_test_0000001"}
+    assert json.loads(found.read_text())["results"].keys() == names
+    words = ["--ground-truth", str(data / "thumos_gt.json"), "--detections", str(found), "--json"]
+    assert cli.main(["temporal-map", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["average"] == summary["average"]
 
 
-@pytest.mark.slow
+def test_the_figure_shows_every_average_precision() -> None:
+    result = TemporalMap((0.3, 0.5), ("dive", "jump"), np.array([[1.0, 0.5], [0.25, 0.0]]))
+    axes, _ = result.figure().axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["dive", "jump", "mean"]
+    values = [text.get_text() for text in axes.texts]
+    assert values == ["100.0", "50.0", "25.0", "0.0", "62.5", "25.0"]
+    assert axes.get_title() == "average precision, %; average 43.75"
+
+
 def test_localize_prints_a_table_json_and_a_timeline(
-    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    figures: list[Figure] = []
+    draw = localize.draw_timeline
+    monkeypatch.setattr(
+        localize, "draw_timeline", lambda *args: figures.append(draw(*args)) or figures[-1]
+    )
     video = str(data / "videos" / "video_test_0000000.mp4")
     words = ["localize", video, "--checkpoint", str(whole)]
     assert cli.main([*words, "--json"]) == 0
@@ -152,18 +160,20 @@ def test_localize_prints_a_table_json_and_a_timeline(
     assert cli.main([*words, "--top", "3", "--save", str(picture)]) == 0
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 4
-    best = sorted((each["score"] for each in found), reverse=True)[:3]
-    shown = sorted((float(line.split()[2]) for line in table[1:]), reverse=True)
-    assert shown == pytest.approx([100 * score for score in best], abs=0.01)
-    starts = [float(line.split()[0]) for line in table[1:]]
-    assert starts == sorted(starts)
+    best = sorted(found, key=lambda each: -each["score"])[:3]
+    rows = sorted([*each["segment"], 100 * each["score"]] for each in best)
+    shown = [[float(word) for word in line.split()[:3]] for line in table[1:]]
+    np.testing.assert_allclose(shown, rows, atol=0.051)
+    below = figures[0].axes[-1]
+    bars = sorted([bar.get_x(), bar.get_x() + bar.get_width()] for bar in below.patches)
+    np.testing.assert_allclose(bars, [row[:2] for row in rows])
+    assert len(figures[0].axes) == 1 + 16  # the timeline and a filmstrip
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-def test_a_run_that_is_frozen_moves_what_it_should(data: Path, whole: Path) -> None:
+def test_a_run_that_is_frozen_moves_the_rest(data: Path, whole: Path) -> None:
     trained = load_localizer(whole).model
-    fresh = Localization(experiment.parse(_fields(data)))
+    fresh = Localization(config.parse(run_fields(data)), data)
     before = fresh.network.merge(*fresh.init())
     for (path, one), (_, other) in zip(
         nnx.to_flat_state(nnx.state(before)), nnx.to_flat_state(nnx.state(trained)), strict=True
@@ -175,13 +185,13 @@ def test_a_run_that_is_frozen_moves_what_it_should(data: Path, whole: Path) -> N
 
 def test_what_is_frozen_is_as_the_experiment_says() -> None:
     def trained(**freeze: object) -> set[str]:
-        task = Localization(experiment.parse(fields(**freeze)))
-        params, _ = task.network.abstract()
+        small = task(**freeze)
+        params, _ = small.network.abstract()
         paths = [
             [str(key.key) for key in path]
             for path, _ in jax.tree_util.tree_leaves_with_path(params)
         ]
-        return {".".join(path) for path in paths if task.trains(path)}
+        return {".".join(path) for path in paths if small.trains(path)}
 
     everything = trained(freeze__norm="statistics")
     assert everything == trained(freeze__norm="nothing")
@@ -195,12 +205,11 @@ def test_what_is_frozen_is_as_the_experiment_says() -> None:
 
 
 def test_the_backbone_starts_from_a_recogniser(tmp_path: Path) -> None:
-    config = experiment.parse(fields()).model
+    model = config.parse(fields()).model
     source = SqueezeTime(SqueezeTimeConfig.tiny(num_classes=7, branches="conv3x3",
-                         position_grids=config.position_grids), nnx.Rngs(5))  # fmt: skip
+                         position_grids=model.position_grids), nnx.Rngs(5))  # fmt: skip
     save_model(tmp_path / "weights", source)
-    task = Localization(experiment.parse(fields(init=str(tmp_path / "weights"))))
-    params, _ = task.init()
+    params, _ = task(init=str(tmp_path / "weights")).init()
     mine = np.asarray(params["backbone"]["stem"]["conv"]["kernel"])
     assert (mine == np.asarray(source.stem.conv.kernel[...])).all()
 
@@ -209,7 +218,7 @@ def test_the_backbone_starts_from_a_recogniser(tmp_path: Path) -> None:
 def test_any_number_of_devices_gives_the_same_losses() -> None:
     program = Path(__file__).with_name("small_localizer.py")
     # In double precision: Adam's first steps have the same size however small a gradient is, and
-    # so blow up its last digits.
+    # so enlarge its last digits.
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "JAX_ENABLE_X64": "1"}
     done = subprocess.run(
         [sys.executable, str(program), "3", "1,8"],
@@ -225,75 +234,101 @@ def test_any_number_of_devices_gives_the_same_losses() -> None:
     assert found[0]["losses"][-1] < found[0]["losses"][0]
 
 
-# Batches.
+# Records.
 
 
-def test_batches_follow_from_seed_and_step(data: Path) -> None:
-    plan = experiment.parse(_fields(data))
-    where = videos.places(plan.data, data.parent)
-    mesh = jax.make_mesh((1,), ("data",))
-    windows = videos.TrainingWindows(plan, where, mesh)
-    again = videos.TrainingWindows(plan, where, mesh)
-    assert windows.steps_per_epoch == again.steps_per_epoch > 2
-    first, second = windows.batch(0), windows.batch(1)
-    for name, values in again.batch(1).items():
-        assert (values == second[name]).all()
-        assert values.shape[0] == 4
-    assert (first["frames"] != second["frames"]).any()
-    assert ((second["segments"] >= 0) & (second["segments"] <= 32)).all()
-    assert (second["classes"].max(axis=1) > 0).all()
-    with windows.batches(1) as batches:
-        arrays = next(batches)
-    assert (np.asarray(arrays["frames"]) == second["frames"]).all()
+def test_a_training_record_is_a_window_with_its_instances(data: Path) -> None:
+    small = Localization(config.parse(run_fields(data)), data.parent)
+    records = small.training_set()
+    assert records.labels == list(untrimmed.motion.CLASSES)
+    assert len(records) > 4
+    rng = np.random.default_rng(0)
+    for number in range(len(records)):
+        sample = records.read(number, rng)
+        assert {name: (x.shape, x.dtype) for name, x in sample.items()} == {
+            name: (x.shape[1:], x.dtype) for name, x in small.abstract_batch().items()
+        }
+        count = int((sample["classes"] > 0).sum())
+        assert 0 < count == np.count_nonzero(sample["segments"].sum(axis=1))
+        assert (sample["segments"][:count, 0] < sample["segments"][:count, 1]).all()
+        assert sample["segments"].max() <= 32
+    frames, others = (records.read(number, rng)["frames"] for number in (0, 1))
+    assert (frames[4:] == others[:-4]).all()  # the next window starts 4 frames later
+
+
+def test_a_test_video_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None:
+    changed = run_fields(data, data__videos=str(tmp_path), data__arrays=str(tmp_path))
+    small = Localization(config.parse(changed), tmp_path)
+    sample = TestVideos(small.experiment, small.where).read(0)
+    with pytest.raises(UnreadableRecord, match="video_test_0000000 not found"):
+        next(sample["frames"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data__max_instances": 0}, "data.max_instances is 0, wanted at least 1"),
-        ({"model__num_classes": 3}, "model.num_classes is 3, but the annotations name 8 classes"),
-        ({"batch_size": 900}, "batch_size is 900, but there are only"),
-        ({"optimizer__accumulation": 2}, "optimizer.accumulation"),
-        ({"window__padding": (3, 1)}, r"window.padding is \(3, 1\), wanted 0 frames in all"),
-        ({"evaluation__thresholds": (0.0,)}, r"evaluation.thresholds is \(0.0,\)"),
-        ({"data__annotations": "nowhere"}, "nowhere.*not readable as a text file"),
+        ({"data__max_instances": 0}, "data.max_instances.* 0.* at least 1"),
+        ({"model__num_classes": 3}, "model.num_classes is 3, but the annotations have 8 classes"),
+        ({"batch_size": 900}, "900"),
+        ({"optimizer__accumulation": 2}, "optimizer.accumulation must be 1"),
+        ({"window__padding": (3, 1)}, r"window.padding is \(3, 1\), but .* need 0 frames"),
+        ({"evaluation__thresholds": (0.0,)}, r"evaluation.thresholds.* \(0.0,\)"),
+        ({"data__annotations": "nowhere"}, "nowhere.*cannot be read as text"),
     ],
 )
-def test_experiments_that_cannot_be_are_refused_in_a_line(
+def test_invalid_experiments_are_refused_in_one_line(
     data: Path, tmp_path: Path, change: dict, message: str
 ) -> None:
-    found = _fields(data)
+    found = run_fields(data)
     for path, value in change.items():
         section, _, name = path.rpartition("__")
         (found[section] if section else found)[name] = value
     with pytest.raises(UserError, match=message) as raised:
-        experiment.run_experiment(found, tmp_path / "run", Silence())
+        runner.train(found, tmp_path / "run", Reporter())
     assert "\n" not in str(raised.value)
 
 
-def test_a_recogniser_is_no_localiser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_crowded_window_is_named(data: Path, tmp_path: Path) -> None:
+    """Two instances in one window, in a file of this form, and room for one."""
+    (tmp_path / "Class Index_Detection.txt").write_text("".join(f"{k} c{k}\n" for k in range(8)))
+    (tmp_path / "val_video_info.csv").write_text(
+        "video,fps,sample_fps,count,sample_count\nv,20.0,10.0,64,32\n"
+    )
+    (tmp_path / "val_Annotation_ours.csv").write_text(
+        "video,type,type_idx,start,end,startFrame,endFrame\n"
+        "v,c1,1,0.5,1,10,20\nv,c2,2,1.5,2,30,40\n"
+    )
+    changes = {"data__annotations": str(tmp_path), "data__max_instances": 1}
+    small = Localization(config.parse(run_fields(data, **changes)), tmp_path)
+    with pytest.raises(UserError, match="the window of v from frame 0 has 2 instances; increase"):
+        small.training_set()
+
+
+def test_a_recogniser_is_not_a_localiser(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_model(tmp_path / "weights", SqueezeTime(SqueezeTimeConfig.tiny(), nnx.Rngs(0)))
     video = tmp_path / "v.mp4"
     assert cli.main(["localize", str(video), "--checkpoint", str(tmp_path / "weights")]) == 1
     assert f"{video}: no such file" in capsys.readouterr().err
     video.write_bytes(b"nothing")
     assert cli.main(["localize", str(video), "--checkpoint", str(tmp_path / "weights")]) == 1
-    assert "holds a network for recognition, wanted one for localization" in capsys.readouterr().err
+    assert "expected a network for localization" in capsys.readouterr().err
 
 
 # What happens to a batch on the devices.
 
 
-def _prepared(size: int = 3, **changes: object) -> tuple[dict, dict]:
-    task = Localization(experiment.parse(fields(batch_size=size, **changes)))
+def prepared_batch(size: int = 3, **changes: object) -> tuple[dict, dict]:
+    small = task(batch_size=size, **changes)
     arrays = batch(0, size)
     arrays["frames"][:, 10:] = 0
     arrays["num_frames"][:] = 10
-    return arrays, task.prepare(jax.random.key(1), {k: jnp.asarray(v) for k, v in arrays.items()})
+    return arrays, small.prepare(jax.random.key(1), {k: jnp.asarray(v) for k, v in arrays.items()})
 
 
 def test_a_window_is_cropped_and_mirrored_as_a_whole() -> None:
-    arrays, prepared = _prepared(size=12)
+    arrays, prepared = prepared_batch(size=12)
     frames = np.asarray(prepared["frames"])
     flips, corners = set(), set()
     for pixels, found in zip(arrays["frames"], frames, strict=True):
@@ -316,20 +351,33 @@ def test_a_window_is_cropped_and_mirrored_as_a_whole() -> None:
 
 
 def test_short_windows_end_black_as_in_the_reference_or_grey() -> None:
-    _, prepared = _prepared()
+    _, prepared = prepared_batch()
     assert (np.asarray(prepared["frames"][:, 10:]) == -1).all()
-    arrays, prepared = _prepared(window__short_padding="grey", data__flip=0.0,
-                                 data__random_crop=False)  # fmt: skip
+    changes = {"window__short_padding": "grey", "data__flip": 0.0, "data__random_crop": False}
+    arrays, prepared = prepared_batch(**changes)
     assert (np.asarray(prepared["frames"][:, 10:]) == 0).all()
     middle = arrays["frames"][:, :10, 2:34, 2:34] / 127.5 - 1
     np.testing.assert_allclose(prepared["frames"][:, :10], middle, atol=1e-5)
 
 
-def test_every_config_of_thumos14_parses() -> None:
-    from squeezetime_jax.training import config
-
-    for variant in ("thumos14", "demo"):
-        parsed = experiment.parse(config.read([f"--config=thumos14:{variant}"]))
-        assert isinstance(parsed, Experiment)
-        assert parsed.optimizer.method == "adam"
-    assert run.CONFIG == "config.json"
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections' own
+def test_the_shipped_configs_are_the_references_recipe_and_a_small_one() -> None:
+    paper, demo = (
+        config.parse(config.read([f"--config=thumos14:{v}"])) for v in ("thumos14", "demo")
+    )
+    assert (paper.epochs, paper.batch_size, paper.seed) == (16, 1, 2020)
+    assert (paper.window.num_frames, paper.window.num_clips, paper.window.crop_side) == (
+        256,
+        32,
+        96,
+    )
+    assert (paper.optimizer.method, paper.optimizer.learning_rate) == ("adam", 1e-5)
+    assert (paper.optimizer.weight_decay, paper.optimizer.schedule) == (1e-3, "steps")
+    assert (paper.data.stride, paper.inference.stride) == (30, 128)
+    assert paper.evaluation.thresholds == (0.3, 0.4, 0.5, 0.6, 0.7)
+    assert (paper.published.average, paper.published.source) == (0.327, "paper, Table 11")
+    assert (demo.data.annotations, demo.model.num_classes, demo.head.channels) == (
+        "untrimmed",
+        8,
+        128,
+    )

@@ -9,6 +9,8 @@ from jaxtyping import Array
 from small_localizer import HEAD, SMALL, WINDOW
 
 from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers import registry
 from squeezetime_jax.tasks.localization.config import Head, Window
 from squeezetime_jax.tasks.localization.model import (
     Conv1d,
@@ -16,6 +18,7 @@ from squeezetime_jax.tasks.localization.model import (
     LocalizationHead,
     Localizer,
     Stem,
+    _map_shapes,
     abstract_localizer,
     cut_clips,
     group_norm,
@@ -62,7 +65,7 @@ def test_group_norm_has_the_references_epsilon() -> None:
 @pytest.mark.usefixtures("float64")
 def test_a_small_pyramid_gives_the_references_numbers() -> None:
     x = np.sin(0.37 * np.arange(4 * 8 * 9)).reshape(1, 4, 8, 3, 3)  # (n, c, t, h, w)
-    stem = Stem((3, 4), 32, Head(channels=32), DOUBLE)
+    stem = Stem((3, 3, 4), 32, Head(channels=32), DOUBLE)
     stem.kernel.set_value(jnp.asarray(wave((32, 4, 3, 3), 0).transpose(2, 3, 1, 0)))
     stem.bias.set_value(jnp.full(32, 0.05))
     down = ConvNormReLU(32, 32, 2, DOUBLE)
@@ -152,6 +155,23 @@ def test_every_reading_of_the_head_gives_outputs_at_every_prior(head: dict) -> N
     assert ("quality" in outputs) == ("quality" in head)
 
 
+def test_the_backbone_may_be_any_network_with_stages() -> None:
+    """TSM's maps have a time axis, which is averaged; the parts of the head fit its channels."""
+    backbone = registry.configure("tsm_r18", num_frames=4, num_classes=3, width=8, depth=10)
+    outputs = jax.eval_shape(
+        lambda: Localizer(backbone, WINDOW, HEAD, nnx.Rngs(0))(jnp.zeros((2, 16, 32, 32, 3)))
+    )
+    assert outputs["distances"].shape == (2, 14, 2)
+    assert outputs["logits"].shape == (2, 14, 4)
+
+
+def test_the_map_shapes_of_squeezetime_follow_from_its_strides() -> None:
+    for side in (32, 36, 50):
+        clip = jnp.zeros((1, 4, side, side, 3))
+        maps = jax.eval_shape(lambda: SqueezeTime(SMALL, nnx.Rngs(0)).stage_maps(clip))  # noqa: B023
+        assert _map_shapes(SMALL, side) == [x.shape[1:] for x in maps]
+
+
 def test_windows_do_not_see_each_other(windows: Array) -> None:
     see = nnx.jit(lambda model, windows: model(windows))
     model = small()
@@ -184,10 +204,10 @@ def test_frames_are_normalised_as_the_reference_or_as_in_recognition() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: Window(padding=(4, 4)).check_clips(32), r"window.padding is \(4, 4\), wanted 24"),
-        (lambda: Window(clip_stride=7), "window.clip_stride is 7, wanted a divisor"),
-        (lambda: Window(crop_side=128), "window.stored_side is 112, wanted at least crop_side"),
-        (lambda: Head(channels=48), "head.channels is 48, wanted a multiple of 32"),
+        (lambda: Window(padding=(4, 4)).check_clips(32), r"is \(4, 4\), but .* need 24 frames"),
+        (lambda: Window(clip_stride=7), "window.clip_stride.* 7.* a divisor"),
+        (lambda: Window(crop_side=128), "window.stored_side.* 112.* at least crop_side"),
+        (lambda: Head(channels=48), "head.channels.* 48.* a multiple of 32"),
         (lambda: Head(num_levels=7).level_lengths(32), "32 clips cannot be halved 6 times"),
     ],
 )

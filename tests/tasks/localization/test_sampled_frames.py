@@ -6,8 +6,9 @@ import pytest
 
 from squeezetime_jax.data.embedded import scenes
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.tasks.localization import frames
+from squeezetime_jax.tasks.localization import dataset as frames
 from squeezetime_jax.tasks.localization.annotations import VideoFacts, read_annotations
+from squeezetime_jax.tasks.localization.dataset import Places
 
 FACTS = VideoFacts(25.0, 30, 12)
 
@@ -58,29 +59,29 @@ def test_a_file_streams_as_it_is_prepared(videos: Path, tmp_path: Path) -> None:
 def test_only_missing_videos_are_prepared(videos: Path, tmp_path: Path) -> None:
     frames.write_array(videos, tmp_path, 36, ("v", FACTS))
     before = (tmp_path / "v.npy").stat().st_mtime_ns
-    frames.prepare({"v": FACTS}, "nowhere", tmp_path, 36)
+    frames.write_arrays({"v": FACTS}, Places(tmp_path, Path("nowhere"), tmp_path), 36)
     assert (tmp_path / "v.npy").stat().st_mtime_ns == before
 
 
 def test_what_is_missing_or_another_video_is_named(videos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="found no video w with a suffix"):
+    with pytest.raises(UserError, match="video w not found with any suffix"):
         frames.find_video(videos, "w")
-    with pytest.raises(UserError, match=r"v.mp4: gives 12 frames .* the video table says 30"):
+    with pytest.raises(UserError, match=r"v.mp4: 12 frames .* the video table says 30"):
         frames.write_array(videos, tmp_path, 36, ("v", VideoFacts(25.0, 75, 30)))
-    with pytest.raises(UserError, match=r"w.npy: not readable as a prepared video"):
+    with pytest.raises(UserError, match=r"w.npy: cannot be read as a prepared video"):
         frames.read_array(tmp_path, "w", 36)
 
 
 def test_a_hostile_or_foreign_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "p.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"p.npy: not readable as a prepared video"):
+    with pytest.raises(UserError, match=r"p.npy: cannot be read as a prepared video"):
         frames.read_array(tmp_path, "p", 36)
     np.save(tmp_path / "f.npy", np.zeros((3, 36, 36, 3), np.float32))
-    with pytest.raises(UserError, match=r"f.npy: holds float32 \(3, 36, 36, 3\); wanted uint8"):
+    with pytest.raises(UserError, match=r"f.npy: expected uint8 .*, got float32 \(3, 36, 36, 3\)"):
         frames.read_array(tmp_path, "f", 36)
     np.save(tmp_path / "s.npy", np.zeros((3, 32, 32, 3), np.uint8))
-    with pytest.raises(UserError, match=r"s.npy: holds uint8 .* or change window.stored_side"):
+    with pytest.raises(UserError, match=r"s.npy: expected .*, got uint8 .*window.stored_side"):
         frames.read_array(tmp_path, "s", 36)
     (tmp_path / "t.npy").write_bytes((tmp_path / "s.npy").read_bytes()[:500])
-    with pytest.raises(UserError, match=r"t.npy: not readable"):
+    with pytest.raises(UserError, match=r"t.npy: cannot be read"):
         frames.read_array(tmp_path, "t", 32)

@@ -6,15 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from squeezetime_jax.tasks.localization.command import inside
 from squeezetime_jax.tasks.localization.config import Inference
-from squeezetime_jax.tasks.localization.decoding import (
+from squeezetime_jax.tasks.localization.inference import (
     Candidates,
     Detection,
     merge,
     segments_and_scores,
     soft_nms,
 )
+from squeezetime_jax.tasks.localization.localize import inside
 from squeezetime_jax.tasks.localization.losses import priors
 
 PARITY = Inference()
@@ -65,7 +65,7 @@ def _decode(lengths: tuple, place: list, scores: list, offset: int) -> Candidate
 
 
 @pytest.mark.usefixtures("float64")
-def test_segments_are_cut_at_the_window_and_told_in_seconds() -> None:
+def test_segments_are_cut_at_the_window_and_are_in_seconds() -> None:
     """The prior at 208 frames with (20, 70) in the window from 128 on."""
     lengths = (8,)
     place = [[0, 0]] * 6 + [[20, 70]] + [[0, 0]]
@@ -99,7 +99,7 @@ def test_the_quality_scales_the_scores() -> None:
     assert scores.ravel().tolist() == pytest.approx([0.4])
 
 
-def test_nobody_is_shown_what_lies_behind_the_end_of_a_video() -> None:
+def test_detections_beyond_the_end_of_a_video_are_not_shown() -> None:
     found = [
         Detection(0, 0.5, 1.0, 2.0),
         Detection(1, 0.5, 9.0, 12.0),

@@ -4,17 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezetime_jax.tasks.localization import evaluate
-from squeezetime_jax.tasks.localization.metric import Scores, mean_average_precision, overlap
-from squeezetime_jax.tasks.localization.results import Instances, read_ground_truth
+from squeezetime_jax import cli
+from squeezetime_jax.tasks.localization.annotations import Instances, read_ground_truth
+from squeezetime_jax.tasks.localization.metric import TemporalMap, overlap, temporal_map
 
 TRUTH = [(10, 20), (30, 40), (50, 60)]
 FOUND = [(11, 20, 0.9), (12, 18, 0.8), (32, 44, 0.7), (49, 53.5, 0.6), (70, 75, 0.5)]
 
 
-def scores(truth: list[tuple], found: list[tuple]) -> Scores:
+def scores(truth: list[tuple], found: list[tuple]) -> TemporalMap:
     """Of one class in one video."""
-    return mean_average_precision(
+    return temporal_map(
         Instances.of([("v1", "Diving", *row) for row in truth], scored=False),
         Instances.of([("v1", "Diving", *row) for row in found], scored=True),
         {"v1"},
@@ -30,6 +30,10 @@ def write(path: Path, truth: list[tuple], found: list[tuple]) -> tuple[str, str]
     files[0].write_text(json.dumps({"database": database}))
     files[1].write_text(json.dumps({"results": {"v1": results, "other": results}}))
     return str(files[0]), str(files[1])
+
+
+def command(*words: str) -> int:
+    return cli.main(["temporal-map", *words])
 
 
 # Goldens: the same input given to the reference's evaluation code.
@@ -57,7 +61,7 @@ def test_thumos14_as_its_own_prediction_is_perfect(thumos14: Path) -> None:
     assert (len(videos), len(truth.videos)) == (210, 3311)
     for values in (np.full(3311, 0.5), np.random.default_rng(0).uniform(size=3311)):
         found = Instances(truth.videos, truth.labels, truth.segments, values)
-        result = mean_average_precision(truth, found, videos)
+        result = temporal_map(truth, found, videos)
         assert len(result.classes) == 20
         assert result.per_threshold.tolist() == [1.0] * 5
 
@@ -75,11 +79,11 @@ def test_a_class_without_detections_counts_as_zero_and_foreign_ones_do_not_count
     truth = Instances.of([("v1", "a", 0, 1), ("v1", "b", 0, 1)], scored=False)
     rows = [("v1", "a", 0, 1, 0.5), ("v1", "c", 0, 1, 0.9), ("v2", "a", 0, 1, 0.7)]
     detections = Instances.of(rows, scored=True)
-    found = mean_average_precision(truth, detections, {"v1"})
+    found = temporal_map(truth, detections, {"v1"})
     assert found.classes == ("a", "b")
     assert found.average_precision[:, 0].tolist() == [1.0, 0.0]
     # In a video that is scored but has no instance, a detection is a false positive.
-    found = mean_average_precision(truth, detections, {"v1", "v2"})
+    found = temporal_map(truth, detections, {"v1", "v2"})
     assert found.average_precision[:, 0].tolist() == [0.5, 0.0]
 
 
@@ -107,12 +111,12 @@ def test_the_command_prints_a_table_and_json(
 ) -> None:
     files = write(tmp_path, TRUTH, FOUND)
     arguments = ["--ground-truth", files[0], "--detections", files[1]]
-    assert evaluate.main(arguments) == 0
+    assert command(*arguments) == 0
     out = capsys.readouterr().out
     words = ["83.33", "55.56", "55.56", "33.33", "33.33", "52.22"]
     assert out.splitlines()[1].split() == ["Diving", *words]
-    assert "10 detections of 3 instances in 1 videos; 5 detections of other videos" in out
-    assert evaluate.main([*arguments, "--json", "--tiou", "0.6,0.3"]) == 0
+    assert "detections: 10, of which 5 of other videos left out; instances: 3 in 1 video" in out
+    assert command(*arguments, "--json", "--tiou", "0.6,0.3") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["average"] == pytest.approx((5 / 6 + 1 / 3) / 2)
     assert found["per_threshold"] == pytest.approx({"0.6": 1 / 3, "0.3": 5 / 6})
@@ -122,16 +126,25 @@ def test_the_command_prints_a_table_and_json(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (('"score": 0.9', '"score": "x"'), "out.json: results.v1[0].score: found 'x'"),
-        (('"score": 0.9', '"score": NaN'), "out.json: found NaN; wanted numbers that are finite"),
-        (('"score": 0.9, ', ""), "out.json: results.v1[0].score: found None"),
-        (("[11, 20]", "[20, 11]"), "out.json: results.v1[0].segment: found [20, 11]"),
-        (("[11, 20]", "[11]"), "out.json: results.v1[0].segment: found [11]; wanted [start, end]"),
-        (("[11, 20]", '[11, "1e999"]'), "out.json: results.v1[0].segment[1]: found '1e999'"),
-        (('"label": "Diving", "score": 0.9', '"score": 0.9'), "results.v1[0]: found ['score'"),
-        (('"label": "Diving"', '"label": 3'), "results.v1[0].label: found 3; wanted a string"),
+        (
+            ('"score": 0.9', '"score": "x"'),
+            "results.v1[0], score: expected a finite number, got 'x'",
+        ),
+        (('"score": 0.9', '"score": NaN'), "out.json: expected finite numbers, got NaN"),
+        (('"score": 0.9, ', ""), "results.v1[0], score: expected a finite number, got None"),
+        (("[11, 20]", "[20, 11]"), "expected a segment that starts before its end, got [20, 11]"),
+        (("[11, 20]", "[11]"), "expected a segment [start, end] in seconds, got [11]"),
+        (
+            ("[11, 20]", '[11, "1e999"]'),
+            "results.v1[0], segment: expected a finite number, got '1e999'",
+        ),
+        (
+            ('"label": "Diving", "score": 0.9', '"score": 0.9'),
+            "expected a field 'label', got ['score'",
+        ),
+        (('"label": "Diving"', '"label": 3'), "field label: expected a string, got 3"),
         (('"results": {', '"results": [{'), "line 1, column"),
-        (('"results"', '"result"'), "out.json: found ['result']; wanted a field 'results'"),
+        (('"results"', '"result"'), "out.json: expected a field 'results', got ['result']"),
     ],
 )
 def test_malformed_detections_are_named(
@@ -141,7 +154,7 @@ def test_malformed_detections_are_named(
     text = Path(found).read_text()
     assert change[0] in text
     Path(found).write_text(text.replace(*change, 1))
-    assert evaluate.main(["--ground-truth", truth, "--detections", found]) == 1
+    assert command("--ground-truth", truth, "--detections", found) == 1
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
@@ -150,16 +163,16 @@ def test_malformed_detections_are_named(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"database": {"v1": {"annotations": []}}}, "database.v1: found ['annotations']; wanted"),
-        ({"database": {"v1": 3}}, "gt.json: database.v1: found 3; wanted an object"),
-        ({"database": []}, "gt.json: database: found []; wanted an object"),
-        (["database"], "gt.json: found ['database']; wanted one JSON object"),
-        ({"database": {}}, "found no video of the subset 'test'; its subsets are none"),
+        ({"database": {"v1": {"annotations": []}}}, "database.v1: expected a field 'subset'"),
+        ({"database": {"v1": 3}}, "gt.json: database.v1: expected an object, got 3"),
+        ({"database": []}, "gt.json, field database: expected an object, got []"),
+        (["database"], "gt.json: expected one JSON object, got ['database']"),
+        ({"database": {}}, "no instance of subset 'test'; its subsets are none"),
         (
             {"database": {"v1": {"subset": "test", "annotations": [{"segment": [1, 2]}]}}},
-            "database.v1.annotations[0]: found ['segment']; wanted a field 'label'",
+            "database.v1.annotations[0]: expected a field 'label', got ['segment']",
         ),
-        ({"database": {"v1": {"subset": "test", "annotations": []}}}, "'test' has no instance"),
+        ({"database": {"v1": {"subset": "test", "annotations": []}}}, "its subsets are 'test'"),
     ],
 )
 def test_malformed_ground_truth_is_named(
@@ -167,7 +180,7 @@ def test_malformed_ground_truth_is_named(
 ) -> None:
     truth, found = write(tmp_path, TRUTH, FOUND)
     Path(truth).write_text(json.dumps(content))
-    assert evaluate.main(["--ground-truth", truth, "--detections", found]) == 1
+    assert command("--ground-truth", truth, "--detections", found) == 1
     assert message in capsys.readouterr().err
 
 
@@ -176,8 +189,8 @@ def test_thresholds_that_make_no_sense_are_refused(
     tiou: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth, found = write(tmp_path, TRUTH, FOUND)
-    assert evaluate.main(["--ground-truth", truth, "--detections", found, "--tiou", tiou]) == 1
-    assert "tiou: found" in capsys.readouterr().err
+    assert command("--ground-truth", truth, "--detections", found, "--tiou", tiou) == 1
+    assert "--tiou: expected different numbers in (0, 1]" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_or_nested_without_end_is_one_line(
@@ -185,9 +198,9 @@ def test_a_file_that_is_not_there_or_nested_without_end_is_one_line(
 ) -> None:
     truth, found = write(tmp_path, TRUTH, FOUND)
     Path(found).write_text("[" * 100_000)
-    assert evaluate.main(["--ground-truth", truth, "--detections", found]) == 1
-    assert evaluate.main(["--ground-truth", truth, "--detections", "nowhere.json"]) == 1
+    assert command("--ground-truth", truth, "--detections", found) == 1
+    assert command("--ground-truth", truth, "--detections", "nowhere.json") == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 2
     assert "nested too deeply" in err
-    assert "nowhere.json: not readable" in err
+    assert "nowhere.json: cannot be read" in err

@@ -5,6 +5,8 @@ import pytest
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.localization.annotations import read_annotations, read_classes
 
+VIDEOS, SEGMENTS = "val_video_info.csv", "val_Annotation_ours.csv"
+CLASSES = "Class Index_Detection.txt"
 INFO = "video,fps,sample_fps,count,sample_count\n"
 INSTANCES = "video,type,type_idx,start,end,startFrame,endFrame\n"
 
@@ -33,7 +35,7 @@ def test_every_sample_count_follows_from_the_frame_rate(thumos14: Path) -> None:
             assert video.sample_count == int(video.count * 10 / video.fps)
 
 
-def test_a_folder_of_ones_own_is_read(folder: Path) -> None:
+def test_a_folder_of_this_form_is_read(folder: Path) -> None:
     found = read_annotations(folder, "val")
     assert found.instances["v1"][0].class_id == 2
     assert found.videos["v1"].sample_count == 300
@@ -42,21 +44,41 @@ def test_a_folder_of_ones_own_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "message"),
     [
-        ("val_video_info.csv", "v2,x,10.0,9,3", "line 3: fps: found 'x'; wanted a number"),
-        ("val_video_info.csv", "v2,30,10.0,9", "line 3: found 4 fields; wanted 5"),
-        ("val_video_info.csv", "v2,30,25,9,3", "line 3: sample_fps: found 25; wanted 10"),
-        ("val_video_info.csv", "v2,5,10,9,3", "line 3: fps: found 5; wanted at least 10"),
-        ("val_video_info.csv", "v2,30,10,9,30", "line 3: count, sample_count: found 9, 30"),
-        ("val_video_info.csv", "v1,30,10,9,3", "line 3: video: found 'v1' a second time"),
-        ("val_video_info.csv", "../v,30,10,9,3", "line 3: video: found '../v'; wanted a bare"),
-        ("val_Annotation_ours.csv", "v9,Jump,7,1,2,3,4", "line 3: video: found 'v9'"),
-        ("val_Annotation_ours.csv", "v1,Jmp,7,1,2,3,4", "line 3: type: found 'Jmp'"),
-        ("val_Annotation_ours.csv", "v1,Jump,7,2,1,3,4", "line 3: start, end: found 2, 1"),
-        ("val_Annotation_ours.csv", "v1,Jump,7,1,2,4,4", "line 3: startFrame, endFrame: found 4"),
-        ("val_Annotation_ours.csv", "v1,Jump,7,1,inf,3,4", "line 3: end: found 'inf'"),
-        ("val_Annotation_ours.csv", "v1,Jump,7,1,nan,3,4", "line 3: end: found 'nan'"),
-        ("Class Index_Detection.txt", "Jump", "line 3: found 'Jump'; wanted `number name`"),
-        ("Class Index_Detection.txt", "8 Jump", "line 3: found '8 Jump'"),
+        (VIDEOS, "v2,x,10.0,9,3", "line 3, fps: expected a finite number of at least 10, got 'x'"),
+        (VIDEOS, "v2,30,10.0,9", "line 3: expected 5 fields"),
+        (
+            VIDEOS,
+            "v2,30,25,9,3",
+            "line 3, sample_fps: expected a finite number in [10, 10], got '25'",
+        ),
+        (VIDEOS, "v2,5,10,9,3", "line 3, fps: expected a finite number of at least 10, got '5'"),
+        (
+            VIDEOS,
+            "v2,30,10,9,30",
+            "line 3, sample_count: expected a finite number in [1, 9], got '30'",
+        ),
+        (VIDEOS, "v1,30,10,9,3", "line 3: expected a bare name, each once, got 'v1'"),
+        (VIDEOS, "../v,30,10,9,3", "line 3: expected a bare name, each once, got '../v'"),
+        (SEGMENTS, "v9,Jump,7,1,2,3,4", "line 3: expected a video of the video table, got 'v9'"),
+        (SEGMENTS, "v1,Jmp,7,1,2,3,4", "line 3: expected a name in Class"),
+        (SEGMENTS, "v1,Jump,7,2,1,3,4", "line 3: expected start before end, got (2.0, 1.0)"),
+        (
+            SEGMENTS,
+            "v1,Jump,7,1,2,4,4",
+            "line 3: expected startFrame before endFrame, got (4.0, 4.0)",
+        ),
+        (
+            SEGMENTS,
+            "v1,Jump,7,1,inf,3,4",
+            "line 3, end: expected a finite number of at least 0, got 'inf'",
+        ),
+        (
+            SEGMENTS,
+            "v1,Jump,7,1,nan,3,4",
+            "line 3, end: expected a finite number of at least 0, got 'nan'",
+        ),
+        (CLASSES, "Jump", "line 3: expected `number name`, each name once, got 'Jump'"),
+        (CLASSES, "8 Jump", "line 3: expected `number name`, each name once, got '8 Jump'"),
     ],
 )
 def test_a_wrong_line_is_named(folder: Path, file: str, line: str, message: str) -> None:
@@ -70,12 +92,12 @@ def test_a_wrong_line_is_named(folder: Path, file: str, line: str, message: str)
 def test_a_missing_or_empty_file_is_named(folder: Path) -> None:
     (folder / "val_video_info.csv").write_text("name,fps\n")
     with pytest.raises(
-        UserError, match=r"val_video_info.csv, line 1: found 'name,fps'; wanted video"
+        UserError, match=r"info.csv, line 1: expected the header video,fps,.*, got 'name,fps'"
     ):
         read_annotations(folder, "val")
     (folder / "val_video_info.csv").unlink()
-    with pytest.raises(UserError, match=r"val_video_info.csv: not readable"):
+    with pytest.raises(UserError, match=r"val_video_info.csv: cannot be read"):
         read_annotations(folder, "val")
     (folder / "empty.txt").write_text("\n")
-    with pytest.raises(UserError, match=r"empty.txt: names no class"):
+    with pytest.raises(UserError, match=r"empty.txt: no class found"):
         read_classes(folder / "empty.txt")

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.localization.annotations import (
     Annotations,
     Instance,
@@ -11,14 +10,13 @@ from squeezetime_jax.tasks.localization.annotations import (
     read_annotations,
 )
 from squeezetime_jax.tasks.localization.config import Window
-from squeezetime_jax.tasks.localization.losses import priors
-from squeezetime_jax.tasks.localization.windows import (
-    check_crowding,
+from squeezetime_jax.tasks.localization.dataset import (
     clip_indices,
     instances_of,
     offsets,
     training_windows,
 )
+from squeezetime_jax.tasks.localization.losses import priors
 
 # Facts of the reference's own run on its own files.
 
@@ -93,11 +91,12 @@ def test_a_window_has_the_instances_that_it_holds_half_of() -> None:
     }
 
 
-def test_a_crowded_window_is_named() -> None:
-    windows = training_windows(_split([(10, 50, 4), (60, 80, 7)]))
-    check_crowding(windows, 2)
-    with pytest.raises(UserError, match="window of v from frame 0 has 2 instances; raise it"):
-        check_crowding(windows, 1)
+def test_segments_come_from_native_frames_or_from_seconds() -> None:
+    """300 of 1000 native frames are sampled; the instance lasts from 5 to 20 s."""
+    instance = Instance(1, (5.0, 20.0), (100.0, 500.0))
+    split = Annotations(("",), {"v": VideoFacts(33.0, 1000, 300)}, {"v": (instance,)})
+    assert instances_of(split, "v", "frames").tolist() == [[30.0, 150.0]]
+    assert instances_of(split, "v", "seconds").tolist() == [[50.0, 200.0]]
 
 
 # Clips of a window.

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from squeezetime_jax.data import video
+from squeezetime_jax.data.embedded import untrimmed
+from squeezetime_jax.data.embedded.untrimmed import Untrimmed, draw_segments
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.tasks.localization import untrimmed
-from squeezetime_jax.tasks.localization.annotations import read_annotations
-from squeezetime_jax.tasks.localization.results import read_ground_truth
-from squeezetime_jax.tasks.localization.untrimmed import Untrimmed, draw_segments
+from squeezetime_jax.tasks.localization.annotations import read_annotations, read_ground_truth
 
 SMALL = Untrimmed(num_train=2, num_test=1, size=32, seconds=(10, 14))
 
@@ -36,17 +35,17 @@ def test_the_files_are_thumos14s_and_agree(folder: Path) -> None:
         assert facts.sample_count == facts.count // 2
 
 
-def test_a_finished_set_is_found_again_and_another_refused(folder: Path) -> None:
+def test_a_finished_set_is_reused_and_another_refused(folder: Path) -> None:
     before = (folder / "untrimmed.json").stat().st_mtime_ns
     untrimmed.write_untrimmed(folder, SMALL)
     assert (folder / "untrimmed.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="was made with seed=0; choose another folder"):
+    with pytest.raises(UserError, match="made with seed=0, not seed=1; choose another folder"):
         untrimmed.write_untrimmed(folder, dataclasses.replace(SMALL, seed=1))
-    with pytest.raises(UserError, match="is not the embedded data set"):
+    with pytest.raises(UserError, match="not empty, and not written by this program"):
         untrimmed.write_untrimmed(folder / "videos", SMALL)
 
 
-def test_segments_overlap_in_pairs_of_two_classes_and_as_often_as_asked() -> None:
+def test_segments_overlap_in_pairs_of_two_classes_with_the_given_share() -> None:
     overlapping = total = 0
     for seed in range(40):
         found = draw_segments(np.random.default_rng(seed), 60, 0.3)
@@ -63,7 +62,7 @@ def test_segments_overlap_in_pairs_of_two_classes_and_as_often_as_asked() -> Non
     assert all(a.end < b.start for a, b in itertools.pairwise(alone))
 
 
-def test_shapes_move_in_segments_and_all_but_rest_between_them() -> None:
+def test_shapes_move_in_segments_only() -> None:
     still = Untrimmed(difficulty=0.0, overlaps=0.0, size=32)
     frames, segments = untrimmed.video(still, "val", 0)
     change = np.abs(np.diff(frames.astype(float), axis=0)).mean(axis=(1, 2, 3))
@@ -75,7 +74,7 @@ def test_shapes_move_in_segments_and_all_but_rest_between_them() -> None:
     assert (change[inside] > 0).mean() > 0.95
 
 
-def test_videos_differ_and_come_again() -> None:
+def test_videos_differ_and_follow_from_the_seed() -> None:
     first, segments = untrimmed.video(SMALL, "val", 0)
     again, same = untrimmed.video(SMALL, "val", 0)
     assert (first == again).all()
@@ -85,5 +84,5 @@ def test_videos_differ_and_come_again() -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"seconds is \(3, 9\), wanted two rising numbers from 8"):
+    with pytest.raises(ValueError, match=r"seconds.* \(3, 9\).* two ascending numbers from 8"):
         Untrimmed(seconds=(3, 9))

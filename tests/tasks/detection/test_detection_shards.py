@@ -1,15 +1,17 @@
 """Shards of the frames around annotated seconds, beside the frames in their folders."""
 
+import dataclasses
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from squeezetime_jax import cli
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.tasks.detection import prepare
 from squeezetime_jax.tasks.detection.config import Data
-from squeezetime_jax.tasks.detection.moments import ShardFrames, open_frames
+from squeezetime_jax.tasks.detection.dataset import Split
+from squeezetime_jax.tasks.detection.frames import ShardFrames, open_frames, write_shards
 
 NUM_FRAMES = 4
 SECONDS = (900, 902, 905, 909)  # the first, the last, and between
@@ -38,15 +40,9 @@ def data(tmp_path: Path) -> Data:
 
 
 def _prepare(data: Data, out: Path, split: str = "train", short_side: int = 360) -> None:
-    prepare.prepare(
-        data,
-        split,
-        out,
-        num_classes=3,
-        num_frames=NUM_FRAMES,
-        short_side=short_side,
-        processes=1,
-    )
+    opened = Split(data, split, 3, NUM_FRAMES)
+    seconds, sampling = opened.key_frames.frames, opened.sampling
+    write_shards(opened.frames, seconds, sampling, out, split, short_side, 1)
 
 
 def test_shards_give_the_frames_of_the_folders(data: Data, tmp_path: Path) -> None:
@@ -59,25 +55,36 @@ def test_shards_give_the_frames_of_the_folders(data: Data, tmp_path: Path) -> No
     for second in SECONDS:
         for rng in (None, *map(np.random.default_rng, range(20))):
             numbers = sampling.numbers(second, rng)
-            assert sampling.second_of(numbers) == second
-            stored, wanted = (frames.read("v1", numbers) for frames in (shards, folders))
-            assert stored.shape == wanted.shape == (NUM_FRAMES, 32, 40, 3)
+            stored, direct = (each.read(("v1", second), numbers) for each in (shards, folders))
+            assert stored.shape == direct.shape == (NUM_FRAMES, 32, 40, 3)
             # Twice through JPEG: a grey level or two.
-            assert np.abs(stored.astype(int) - wanted).max() <= 2
-    with pytest.raises(UserError, match="holds no frames of v1,0901"):
-        shards.read("v1", sampling.numbers(901))
+            assert np.abs(stored.astype(int) - direct).max() <= 2
+    with pytest.raises(UserError, match="no frames of v1,0901"):
+        shards.read(("v1", 901), sampling.numbers(901))
+
+
+def test_frames_far_apart_are_those_of_their_second(data: Data, tmp_path: Path) -> None:
+    """Shifted by up to half of a long interval, a clip still belongs to its second."""
+    data = dataclasses.replace(data, frame_interval=12)
+    _prepare(data, tmp_path / "shards")
+    sampling = data.sampling(NUM_FRAMES)
+    shards = open_frames(tmp_path / "shards", sampling)
+    for seed in range(20):
+        numbers = sampling.numbers(905, np.random.default_rng(seed))
+        means = shards.read(("v1", 905), numbers).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(means, 4 * numbers, atol=2)
 
 
 def test_large_frames_are_shrunk(data: Data, tmp_path: Path) -> None:
     _prepare(data, tmp_path / "shards", short_side=16)
     sampling = data.sampling(NUM_FRAMES)
     shards = open_frames(tmp_path / "shards", sampling)
-    assert shards.read("v1", sampling.numbers(902)).shape == (NUM_FRAMES, 16, 20, 3)
+    assert shards.read(("v1", 902), sampling.numbers(902)).shape == (NUM_FRAMES, 16, 20, 3)
 
 
 def test_shards_of_other_clips_are_refused(data: Data, tmp_path: Path) -> None:
     _prepare(data, tmp_path / "shards")
-    with pytest.raises(UserError, match="prepared for clips of"):
+    with pytest.raises(UserError, match="with num_frames=4, but the config has num_frames=8"):
         open_frames(tmp_path / "shards", data.sampling(2 * NUM_FRAMES))
     (tmp_path / "shards" / "seconds.json").write_text("{")
     with pytest.raises(UserError, match=r"seconds\.json: damaged"):
@@ -94,14 +101,14 @@ def test_the_command_lists_seconds_without_frames(
     }
     arguments = [f"--config.data.{name}={value}" for name, value in fields.items()]
     out = tmp_path / "shards"
-    arguments += ["--config", "ava21", "--split", "train", "--out", str(out), "--processes", "1"]
+    arguments += ["--config", "ava21", "--split", "train", "--out", str(out), "--workers", "1"]
     arguments += ["--config.model.num_frames=4", "--config.data.train_excluded="]
-    status, (told, mistakes) = prepare.main(arguments), capsys.readouterr()
-    assert status == 1, mistakes
-    assert "img_00013.jpg: frame is not readable" in told, mistakes
-    assert "3 seconds" in told
+    status, (printed, errors) = cli.main(["ava-shards", *arguments]), capsys.readouterr()
+    assert status == 1, errors
+    assert "img_00013.jpg: cannot read the frame" in printed, errors
+    assert "seconds: 3, " in printed
     sampling = data.sampling(NUM_FRAMES)
     shards = open_frames(out, sampling)
     numbers = sampling.numbers(909)  # behind the one that is missing
-    means = shards.read("v1", numbers).mean(axis=(1, 2, 3))
+    means = shards.read(("v1", 909), numbers).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(means, 4 * numbers, atol=2)

@@ -1,14 +1,15 @@
 """The embedded data set: untrimmed videos made of motion segments, with THUMOS14's annotations.
 
 Two textured shapes move over a drifting background without a cut. In a segment both make one of
-the motions of `data.motion.CLASSES`; between segments they all but rest. Where two segments
-overlap, each shape makes one of the two motions. All that a shape can do lives on circles on which
-it starts anywhere, so that a single frame looks alike at any moment of any video: only how frames
-follow each other tells what happens, and when.
+the motions of `motion.CLASSES`; between segments they hardly move. Where two segments overlap, each
+shape makes one of the two motions. Place, size and angle of a shape move on circles and start at a
+random point of them, so single frames have the same distribution at any time of any video: only the
+order of the frames shows what happens, and when.
 """
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ from squeezetime_jax.data import workers
 from squeezetime_jax.data.embedded import motion, scenes
 from squeezetime_jax.data.embedded.folder import claim, complete
 from squeezetime_jax.errors import UserError, check_fields
-from squeezetime_jax.tasks.localization import annotations, results
-from squeezetime_jax.tasks.localization.annotations import SAMPLE_RATE
+from squeezetime_jax.files import write_whole
+
+SAMPLE_RATE = 10.0
+"""Frames per second of THUMOS14's tables."""
 
 _FPS = 20  # twice the sampled rate, so that sampling leaves frames out
 _SPAN = 1.6  # seconds in which a shape moves by its speed: 16 sampled frames
@@ -31,27 +34,27 @@ _GROWTH = 0.5  # of that, what the log-size turns of its circle
 _SEGMENT = (1.6, 5.0)  # seconds
 _GAP = (0.8, 2.4)  # seconds
 _SHARED = (0.4, 0.8)  # seconds that two segments overlap
-_DRIFT = 0.1  # largest share of its circle that a phase turns in `_SPAN` besides, at difficulty 1
+_DRIFT = 0.1  # largest share of its circle that a phase also turns in `_SPAN`, at difficulty 1
 
 _PREFIXES = {"val": "video_validation", "test": "video_test"}
 _SUBSETS = {"val": "train", "test": "test"}
 _MARKER = "untrimmed.json"
-_FOREIGN = "holds something that is not the embedded data set; choose another"
-_OTHER = "was made with {was}; choose another folder or delete this one"
+_FOREIGN = f"not empty, and not written by this program (no {_MARKER}); choose another folder"
+_OTHER = "has untrimmed videos made with {was}, not {wanted}; choose another folder or delete it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Untrimmed:
-    """How many videos of which kind.
+    """The settings of the data set.
 
     Attributes:
-      num_train: training videos.
-      num_test: test videos.
+      num_train: number of training videos.
+      num_test: number of test videos.
       size: side of the frames, in pixels; even and at least 32.
       seconds: shortest and longest video.
-      overlaps: share of the segments that begin before the one before them has ended.
+      overlaps: share of the segments that begin before the previous one has ended.
       difficulty: 0 to 1, as of the motion videos.
-      seed: of everything drawn.
+      seed: everything random follows from it.
 
     Raises:
       ValueError: a field is out of range.
@@ -73,7 +76,7 @@ class Untrimmed:
             ("num_train", self.num_train >= 1, "at least 1"),
             ("num_test", self.num_test >= 1, "at least 1"),
             ("size", self.size >= 32 and self.size % 2 == 0, "an even number from 32"),
-            ("seconds", 8 <= low <= high, "two rising numbers from 8"),
+            ("seconds", 8 <= low <= high, "two ascending numbers from 8"),
             ("overlaps", 0 <= self.overlaps <= 1, "0 to 1"),
             ("difficulty", 0 <= self.difficulty <= 1, "0 to 1"),
         )
@@ -89,14 +92,14 @@ class Segment(NamedTuple):
 
 
 def draw_segments(rng: np.random.Generator, seconds: int, overlaps: float) -> tuple[Segment, ...]:
-    """What happens in a video: never more than two segments at once, and those of two classes.
+    """The segments of a video: at most two at once, and then of different classes.
 
     Times are whole tenths of a second.
 
     Args:
-      rng: the video's own generator.
+      rng: of the video.
       seconds: the video's length.
-      overlaps: share of the segments that begin before the one before has ended.
+      overlaps: share of the segments that begin before the previous one has ended.
     """
     segments: list[Segment] = []
     free_from = 0.0  # when all but the last segment have ended
@@ -120,7 +123,7 @@ def draw_segments(rng: np.random.Generator, seconds: int, overlaps: float) -> tu
 def video(
     settings: Untrimmed, split: str, index: int
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], tuple[Segment, ...]]:
-    """A video and what happens in it; no two share a generator.
+    """A video and its segments; every video has its own generator.
 
     Args:
       settings: of the data set.
@@ -146,12 +149,12 @@ def _path(
     times: np.ndarray,
     difficulty: float,
 ) -> Float32[np.ndarray, "t 4"]:
-    """How far the phases of a shape have turned at each time."""
+    """The turns of a shape's phases until each time."""
     rate = np.tile(difficulty * rng.uniform(-_DRIFT, _DRIFT, 4), (len(times), 1))
     for number, segment in enumerate(segments):
         active = (segment.start <= times) & (times < segment.end)
         for other_number, other in enumerate(segments):
-            # While two overlap, the first shape goes on with the earlier one.
+            # While two overlap, the first shape continues with the earlier one.
             yields = other_number < number if shape == 0 else other_number > number
             if yields:
                 active &= ~((other.start <= times) & (times < other.end))
@@ -167,20 +170,20 @@ def _path(
 
 
 def write_untrimmed(folder: str | os.PathLike[str], settings: Untrimmed) -> Path:
-    """Write the data set, or find it written.
+    """Write the data set, unless it is there already.
 
-    The folder then holds THUMOS14's annotation files and `videos/<name>.mp4`. A call that was cut
-    short is taken up where it stopped.
+    The folder then has THUMOS14's annotation files and `videos/<name>.mp4`. An interrupted call is
+    continued by the next.
 
     Args:
       folder: where to write; made if absent.
-      settings: what to write.
+      settings: of the data set.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: the folder holds something else.
+      UserError: the folder has other contents.
     """
     folder = Path(folder)
     marker, arguments = folder / _MARKER, dataclasses.asdict(settings)
@@ -221,30 +224,30 @@ def _write_annotations(
     folder: Path, settings: Untrimmed, segments: dict[tuple[str, int], tuple[Segment, ...]]
 ) -> None:
     names = "".join(f"{number} {name}\n" for number, name in enumerate(motion.CLASSES, 1))
-    (folder / annotations.CLASSES_FILE).write_text(names)
+    write_whole(folder / "Class Index_Detection.txt", names)
     database = {}
     for split in _PREFIXES:
         own = {_name(*job): found for job, found in segments.items() if job[0] == split}
         rows = ["video,type,type_idx,start,end,startFrame,endFrame"]
         rows += [row for name, found in own.items() for row in _rows(name, found)]
-        (folder / f"{split}_Annotation_ours.csv").write_text("\n".join(rows) + "\n")
+        write_whole(folder / f"{split}_Annotation_ours.csv", "\n".join(rows) + "\n")
         rows = ["video,fps,sample_fps,count,sample_count"]
         for index, name in enumerate(own):
             count = _beginning(settings, split, index)[1] * _FPS
             sampled = int(count * SAMPLE_RATE / _FPS)
             rows.append(f"{name},{_FPS:.1f},{SAMPLE_RATE},{count:.1f},{sampled}")
-        (folder / f"{split}_video_info.csv").write_text("\n".join(rows) + "\n")
+        write_whole(folder / f"{split}_video_info.csv", "\n".join(rows) + "\n")
         for name, found in own.items():
             instances = [
                 {"segment": [str(s.start), str(s.end)], "label": motion.CLASSES[s.label]}
                 for s in found
             ]
             database[name] = {"subset": _SUBSETS[split], "annotations": instances}
-    results.write_json(folder / annotations.GROUND_TRUTH_FILE, {"database": database})
+    write_whole(folder / "thumos_gt.json", json.dumps({"database": database}))
 
 
 def _beginning(settings: Untrimmed, split: str, index: int) -> tuple[np.random.Generator, int]:
-    """A video's generator, and its length in seconds, drawn from it."""
+    """The generator of a video, and the length in seconds that is drawn from it first."""
     rng = np.random.default_rng([settings.seed, ("val", "test").index(split), index, _FPS])
     low, high = settings.seconds
     return rng, int(rng.integers(low, high + 1))

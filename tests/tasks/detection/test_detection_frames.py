@@ -8,7 +8,7 @@ import pytest
 
 from squeezetime_jax.data.embedded import scenes
 from squeezetime_jax.data.video import VideoError
-from squeezetime_jax.tasks.detection.moments import FolderFrames, Sampling, VideoFrames, open_frames
+from squeezetime_jax.tasks.detection.frames import FolderFrames, Sampling, VideoFrames, open_frames
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,16 @@ def folder(tmp_path: Path) -> Path:
 def test_frames_of_folders(folder: Path) -> None:
     frames = open_frames(folder, Sampling())
     assert isinstance(frames, FolderFrames)
-    found = frames.read("v", np.array([3, 3, 19]))
+    found = frames.read(("v", 902), np.array([3, 3, 19]))
     assert found.mean(axis=(1, 2, 3)).round().tolist() == [15, 15, 95]
-    with pytest.raises(VideoError, match=r"img_00020\.jpg: frame is not readable \(No such file"):
-        frames.read("v", np.array([20]))
+    with pytest.raises(VideoError, match=r"img_00020\.jpg: cannot read the frame \(No such file"):
+        frames.read(("v", 902), np.array([20]))
     (folder / "v" / "img_00004.jpg").write_bytes(b"\xff\xd8")
     with pytest.raises(VideoError, match=r"img_00004\.jpg"):
-        frames.read("v", np.array([4]))
+        frames.read(("v", 902), np.array([4]))
     cv2.imwrite(str(folder / "v" / "img_00005.jpg"), grey(5, 48))
     with pytest.raises(VideoError, match="frames of 2 sizes"):
-        frames.read("v", np.array([5, 6]))
+        frames.read(("v", 902), np.array([5, 6]))
 
 
 def test_frames_of_videos(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_frames_of_videos(tmp_path: Path) -> None:
     scenes.encode(tmp_path / "v.mp4", np.stack([grey(n) for n in range(40)]), 10)
     frames = open_frames(tmp_path, Sampling(), begins_at=900.0)
     assert isinstance(frames, VideoFrames)
-    found = frames.read("v", np.array([1, 4, 31, 61])).mean(axis=(1, 2, 3)) / 5
+    found = frames.read(("v", 900), np.array([1, 4, 31, 61])).mean(axis=(1, 2, 3)) / 5
     np.testing.assert_allclose(found, [0, 1, 10, 20], atol=0.5)
-    with pytest.raises(VideoError, match=r"v\.mp4: has 40 frames from second 900 on"):
-        frames.read("v", np.array([300]))
+    with pytest.raises(VideoError, match=r"v\.mp4: 40 frames from second 900 on, but .* 909.97"):
+        frames.read(("v", 900), np.array([300]))
     with pytest.raises(VideoError, match="no such video"):
-        frames.read("w", np.array([1]))
+        frames.read(("w", 900), np.array([1]))
