@@ -2,15 +2,15 @@
 
 A checkpoint directory holds numbered steps, and a step holds items side by side, so that each can
 be restored without the others: `params` and `batch_stats` (nested dictionaries as
-`flax.nnx.to_pure_dict` gives), `meta` (JSON: the configuration and the class names), and
-whatever else training keeps.
+`flax.nnx.to_pure_dict` gives), `meta` (JSON: the configuration, the class names and the network's
+input), and whatever else training keeps.
 """
 
 import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import jax
@@ -27,11 +27,13 @@ from squeezetime_jax.checkpoint.convert import (
     to_state_dict,
     to_torch_file,
 )
+from squeezetime_jax.checkpoint.input import find_input, input_from_json, input_of_file
 from squeezetime_jax.checkpoint.report import Report
 from squeezetime_jax.checkpoint.torch_file import TorchFile
 from squeezetime_jax.model.abstract import abstract_model
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers.entry import Input
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -50,17 +52,21 @@ class Meta:
       labels: the class names in the order of the logits, if known.
       task: what the network is for.
       settings: JSON; what a task other than recognition needs to build its network again.
+      input: what the network expects of its input, if it is not what is published.
     """
 
     config: SqueezeTimeConfig
     labels: list[str] | None = None
     task: str = RECOGNITION
     settings: Mapping[str, Any] = field(default_factory=dict)
+    input: Input | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The `meta` item."""
         of_task = {"task": self.task, "settings": dict(self.settings)}
-        mine = {"config": config_to_json(self.config), "labels": self.labels}
+        mine: dict[str, Any] = {"config": config_to_json(self.config), "labels": self.labels}
+        if self.input is not None:
+            mine["input"] = asdict(self.input)
         return mine if self.task == RECOGNITION else {**mine, **of_task}
 
 
@@ -79,7 +85,8 @@ def load(
         adapted to another `num_classes`, `num_frames` and `strides`, and a line is logged.
 
     Returns:
-      The network, in evaluation mode.
+      The network, in evaluation mode. Its attribute `input` says what the weights expect of videos:
+      sampling, sizes and normalisation; `predict`, `Stream` and export follow it.
 
     Raises:
       CheckpointError: the path is no checkpoint, or something in it is not accounted for.
@@ -93,10 +100,14 @@ def load_with_report(
     path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
 ) -> tuple[SqueezeTime, Report]:
     """As `load`, and what became of every entry; nothing is logged."""
+    model: Any  # with its input
     if not epath.Path(path).is_dir() or _is_unpacked(epath.Path(path)):
-        return from_torch_file(path, allow=allow, **changes)
+        model, report = from_torch_file(path, allow=allow, **changes)
+        model.input = read_input(path, model.config)
+        return model, report
     step = find_step(path)
     model = load_model(path)
+    expected = read_input(path, model.config)
     state_dict = to_state_dict(model)
     if changes:
         model, report = convert(
@@ -110,6 +121,7 @@ def load_with_report(
     for item in step.iterdir():
         if item.is_dir() and item.name not in (*WEIGHTS, "meta"):
             report.left_out[item.name] = "beside the weights"
+    model.input = expected
     return model, report
 
 
@@ -138,7 +150,9 @@ def save_model(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise CheckpointError(f"{path}: exists already; remove it or give another path")
     items = {name: ocp.args.StandardSave(tree) for name, tree in weights_of(model).items()}
-    meta = ocp.args.JsonSave(Meta(model.config, labels, task).to_json())
+    meta = ocp.args.JsonSave(
+        Meta(model.config, labels, task, input=getattr(model, "input", None)).to_json()
+    )
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     try:
         with ocp.CheckpointManager(target.absolute(), options=options) as manager:
@@ -253,7 +267,13 @@ def read_meta(path: str | os.PathLike[str]) -> Meta:
         config = config_from_json(fields["config"])
         if not (labels is None or _are_labels(labels, config)):
             raise ValueError(f"its labels are not {config.num_classes} names")
-        return Meta(config, labels, fields.get("task", RECOGNITION), fields.get("settings", {}))
+        return Meta(
+            config,
+            labels,
+            fields.get("task", RECOGNITION),
+            fields.get("settings", {}),
+            input_from_json(fields.get("input")),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: damaged: {error}; convert the weights again") from None
 
@@ -272,6 +292,21 @@ def read_labels(path: str | os.PathLike[str]) -> list[str] | None:
         contents = contents.get(key) if isinstance(contents, dict) else None
     labels = list(contents) if isinstance(contents, list | tuple) else []
     return labels if labels and all(isinstance(label, str) for label in labels) else None
+
+
+def read_input(path: str | os.PathLike[str], config: SqueezeTimeConfig) -> Input:
+    """What the network of a checkpoint expects of its input.
+
+    Args:
+      path: as for `load`.
+      config: the network's configuration.
+
+    Raises:
+      CheckpointError: the checkpoint, or the config of its run, is damaged.
+    """
+    is_file = not epath.Path(path).is_dir() or _is_unpacked(epath.Path(path))
+    written = input_of_file(path) if is_file else read_meta(path).input
+    return written or find_input(path, config)
 
 
 def find_step(path: str | os.PathLike[str]) -> epath.Path:

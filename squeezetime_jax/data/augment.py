@@ -133,11 +133,15 @@ def augment(
 
 
 def normalise(
-    clips: UInt8[Array, "*n h w 3"], dtype: jnp.dtype | type = jnp.float32
+    clips: UInt8[Array, "*n h w 3"],
+    dtype: jnp.dtype | type = jnp.float32,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Float[Array, "*n h w 3"]:
-    """Clips as the network wants them: `(value - mean) / deviation` per colour."""
-    scale = 1 / jnp.asarray(STD, jnp.float32)
-    return ((clips.astype(jnp.float32) - jnp.asarray(MEAN, jnp.float32)) * scale).astype(dtype)
+    """Clips as a network takes them: `(value - mean) / std` of each colour, computed in float32."""
+    scale = 1 / jnp.asarray(std, jnp.float32)
+    return ((clips.astype(jnp.float32) - jnp.asarray(mean, jnp.float32)) * scale).astype(dtype)
 
 
 def draw(key: PRNGKeyArray, shape: Sequence[int], augmentation: Augmentation) -> Draws:

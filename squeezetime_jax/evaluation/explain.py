@@ -11,12 +11,13 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.evaluation.views import input_of
 from squeezetime_jax.model.ctl import ChannelTimeLearning
 from squeezetime_jax.model.squeezetime import BasicBlock, Block, Bottleneck, SqueezeTime, squeeze
 
 
 def frame_importance(
-    model: SqueezeTime, clip: UInt8[Any, "t h w 3"], index: int
+    model: Any, clip: UInt8[Any, "t h w 3"], index: int
 ) -> Float[np.ndarray, " t"]:
     """How much each frame counts for a class (above 0) or against it (below): gradient x input.
 
@@ -25,7 +26,7 @@ def frame_importance(
     of the data set's mean colour.
 
     Args:
-      model: the network, in evaluation mode.
+      model: a network of the register, in evaluation mode.
       clip: RGB, 0..255.
       index: the class.
     """
@@ -38,7 +39,8 @@ def _frame_importance(
     graph: Any, state: Any, clip: UInt8[Array, "t h w 3"], index: Int[Array, ""]
 ) -> Float[Array, " t"]:
     model = nnx.merge(graph, state)
-    pixels = normalise(clip, model.config.param_dtype)
+    expected = input_of(model)
+    pixels = normalise(clip, model.config.param_dtype, mean=expected.mean, std=expected.std)
     gradient = jax.grad(lambda pixels: model(pixels[None])[0, index])(pixels)
     return jnp.sum(gradient * pixels, axis=(1, 2, 3))
 

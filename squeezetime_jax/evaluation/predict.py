@@ -29,17 +29,16 @@ from squeezetime_jax.evaluation.views import (
     Sampling,
     Scorer,
     parse_views,
-    sampling_of,
 )
 from squeezetime_jax.files import whole
 from squeezetime_jax.memory import give_back_memory
-from squeezetime_jax.model.squeezetime import MIN_SIDE, SqueezeTime
+from squeezetime_jax.model.squeezetime import MIN_SIDE
 
 PathLike = str | os.PathLike[str]
 
 
 def predict(
-    model: SqueezeTime,
+    model: Any,
     video: PathLike | bytes,
     *,
     views: str = PAPER,
@@ -60,11 +59,12 @@ def predict(
       ((8,), True)
 
     Args:
-      model: the network, in evaluation mode.
+      model: a network of the register, in evaluation mode.
       video: a path, or the bytes of a video file.
       views: clips and crops, "CLIPSxCROPS" with 1 or 3 crops. "10x3" is the paper's protocol, "1x1"
         the fast one. A program is compiled for each number of views.
-      sampling: sizes of the views and the frame interval; by default those of Kinetics.
+      sampling: sizes of the views and the frame interval; by default those that the network
+        expects: those of its training run if `st.load` found them, else the published ones.
 
     Returns:
       One probability per class.
@@ -73,7 +73,8 @@ def predict(
       VideoError: the video cannot be read.
       UserError: `views` is invalid.
     """
-    protocol = (sampling or Sampling()).protocol(views, model.config.num_frames)
+    sampling = sampling or Sampling.of_network(model)
+    protocol = sampling.protocol(views, model.config.num_frames)
     return np.asarray(Scorer(model).scores(read_views(video, protocol)[None])[0])
 
 
@@ -195,7 +196,7 @@ class Choices:
             sampling = dataclasses.replace(sampling, frame_interval=self.frame_interval or None)
         return sampling
 
-    def open(self) -> tuple[SqueezeTime, ViewProtocol]:
+    def open(self) -> tuple[Any, ViewProtocol]:
         """The network, and the views that it scores.
 
         Raises:
@@ -206,7 +207,7 @@ class Choices:
             raise UserError(f"--size {self.size}: the network takes at least {MIN_SIDE} pixels")
         use_compilation_cache()
         model = load(self.checkpoint)
-        sampling = self.sampling(sampling_of(self.checkpoint, model.config.num_classes))
+        sampling = self.sampling(Sampling.of_network(model))
         return model, sampling.protocol(self.views, model.config.num_frames)
 
 
@@ -332,15 +333,14 @@ def write_features(words: Sequence[str], choices: Choices, out: Path) -> int:
             print(f"{len(found)}/{len(paths)} {reading.path}", file=sys.stderr)
     if not found:
         raise UserError(f"{out}: not written, because no video could be read")
+    features = np.stack(list(found.values()))
     with whole(out) as part, part.open("wb") as file:
         np.savez(
-            file,
-            features=np.stack(list(found.values())),
-            paths=np.array(list(found)),
-            views=np.array(choices.views),
+            file, features=features, paths=np.array(list(found)), views=np.array(choices.views)
         )
-    shape = (len(found), scorer.config.feature_channels)
-    print(f"wrote {out}: features {shape}, the mean over {choices.views} views of each video")
+    print(
+        f"wrote {out}: features {features.shape}, the mean over {choices.views} views of each video"
+    )
     return 1 if failed else 0
 
 
@@ -390,7 +390,7 @@ class _Printer:
 class _Pictures:
     """Draws a picture of each prediction."""
 
-    def __init__(self, model: SqueezeTime, target: Path, several: bool) -> None:
+    def __init__(self, model: Any, target: Path, several: bool) -> None:
         from squeezetime_jax.evaluation import pictures  # Matplotlib takes a second to import
 
         is_picture = target.suffix.lower() in pictures.PICTURE_SUFFIXES

@@ -9,6 +9,7 @@ import dataclasses
 import re
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import av
 import cv2
@@ -19,7 +20,6 @@ from squeezetime_jax.data import transforms
 from squeezetime_jax.data.packets import VideoError
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.evaluation.views import RuntimeScorer, Sampling, Scorer
-from squeezetime_jax.model.squeezetime import SqueezeTime
 
 # Frame interval of a network whose clips are spread over the whole video: a stream has no length.
 _INTERVAL = 4
@@ -64,9 +64,10 @@ class Stream:
       [6, 8, 10]
 
     Args:
-      model: the network, or its scorer.
-      sampling: sizes of the clip and its frame interval; by default those of Kinetics.
-      num_frames: frames of a clip; by default the model's; required with a `RuntimeScorer`.
+      model: a network of the register in evaluation mode, or its scorer.
+      sampling: sizes of the clip and its frame interval; by default those that the network expects.
+        It is required with a `RuntimeScorer`.
+      num_frames: frames of a clip; by default the network's. It is required with a `RuntimeScorer`.
       hop: frames from one scored window to the next; by default a quarter of the window.
       smoothing: weight of the newest window in the running mean of the scores; 1: no mean.
 
@@ -76,23 +77,26 @@ class Stream:
 
     def __init__(
         self,
-        model: SqueezeTime | Scorer | RuntimeScorer,
+        model: Any,
         *,
         sampling: Sampling | None = None,
         num_frames: int | None = None,
         hop: int | None = None,
         smoothing: float = 1.0,
     ) -> None:
-        if num_frames is None:
-            if isinstance(model, RuntimeScorer):
-                raise ValueError("num_frames is required with a RuntimeScorer")
-            num_frames = model.config.num_frames
+        if isinstance(model, RuntimeScorer):
+            if sampling is None or num_frames is None:
+                raise ValueError("sampling and num_frames are required with a RuntimeScorer")
+        else:
+            model = model if isinstance(model, Scorer) else Scorer(model)
+            sampling = sampling or model.sampling
+            num_frames = num_frames or model.config.num_frames
         if hop is not None and hop < 1:
             raise ValueError(f"hop must be at least 1 frame, got {hop}")
         if not 0 < smoothing <= 1:
             raise ValueError(f"smoothing must be above 0 and at most 1, got {smoothing}")
-        self._scorer = Scorer(model) if isinstance(model, SqueezeTime) else model
-        self._ring = _Ring((sampling or Sampling()).protocol("1x1", num_frames))
+        self._scorer = model
+        self._ring = _Ring(sampling.protocol("1x1", num_frames))
         self._hop = hop or max(self.window // 4, 1)
         self._smoothing = smoothing
         self._due = self.window

@@ -1,4 +1,4 @@
-"""The multi-view protocol: which views of a video are scored, and how their scores become one.
+"""Multi-view testing: which views of a video are scored, and how their scores become one.
 
 The score of a video is the mean over its views of the softmax (mmaction2's `average_clips="prob"`);
 the paper's protocol is 10 clips x 3 crops.
@@ -6,25 +6,29 @@ the paper's protocol is 10 clips x 3 crops.
 
 import dataclasses
 import functools
-import json
 import os
 import re
-from collections.abc import Callable
-from pathlib import Path
+import types
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
+from squeezetime_jax.checkpoint.store import read_input
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.fused import Fused, features, fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers.entry import Input
+from squeezetime_jax.peers.registry import entry_of
 
 PAPER = "10x3"
 """Views of the paper's Kinetics results: 10 clips x 3 crops."""
@@ -37,12 +41,12 @@ _CLIPS_AT_ONCE_ELSEWHERE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Sizes of views, whatever their number.
+    """Sizes of views, for any number of them.
 
     Attributes:
-      one_crop_side: shorter side of the resized frames where one centre crop is taken.
-      crop_size: side of a crop; where three are taken, also the frames' shorter side.
-      frame_interval: distance between a clip's frames; None spreads it over the video.
+      one_crop_side: shorter side of the resized frames for one centre crop.
+      crop_size: side of a crop; for three crops, also the frames' shorter side.
+      frame_interval: distance between a clip's frames; None spreads the clip over the video.
     """
 
     one_crop_side: int = 256
@@ -52,17 +56,28 @@ class Sampling:
     @classmethod
     def of(cls, protocol: ViewProtocol) -> "Sampling":
         """The sizes of a protocol, for another number of views."""
-        one_crop = protocol.num_crops == 1
         return cls(
-            one_crop_side=(
-                protocol.short_side if one_crop else round(protocol.crop_size * 256 / 224)
+            one_crop_side=_one_crop_side(
+                protocol.short_side, protocol.crop_size, protocol.num_crops
             ),
             crop_size=protocol.crop_size,
             frame_interval=protocol.frame_interval,
         )
 
+    @classmethod
+    def of_network(cls, model: Any) -> "Sampling":
+        """The sizes that a network expects: those of its weights, else the published ones."""
+        expected = input_of(model)
+        return cls(
+            one_crop_side=_one_crop_side(
+                expected.short_side, expected.crop_side, expected.num_crops
+            ),
+            crop_size=expected.crop_side,
+            frame_interval=expected.frame_interval if expected.sampling == "interval" else None,
+        )
+
     def protocol(self, views: str, num_frames: int) -> ViewProtocol:
-        """The protocol of "CLIPSxCROPS" views for a network of so many frames."""
+        """The protocol of "CLIPSxCROPS" views for clips of `num_frames` frames."""
         num_clips, num_crops = parse_views(views)
         return ViewProtocol(
             num_clips=num_clips,
@@ -74,44 +89,43 @@ class Sampling:
         )
 
 
+def _one_crop_side(short_side: int, crop_side: int, num_crops: int) -> int:
+    """The shorter side for one centre crop, given a protocol.
+
+    Networks that are tested on three crops of at most 224 pixels, as large as the shorter side, are
+    validated on a centre crop of 224 out of 256 (the Kinetics configs); others keep their scale.
+    """
+    if num_crops == 1 or short_side > crop_side or crop_side > 224:
+        return short_side
+    return round(crop_side * 256 / 224)
+
+
+def input_of(model: Any) -> Input:
+    """What a network expects of its input: what `load` found, else the published protocol."""
+    return getattr(model, "input", None) or entry_of(model).input
+
+
 def parse_views(text: str) -> tuple[int, int]:
     """Clips and crops of "CLIPSxCROPS".
 
     Raises:
-      UserError: it is something else, or the crops are not 1 or 3.
+      UserError: the text is invalid.
     """
     match = re.fullmatch(r"(\d{1,4})x([13])", text)
     clips, crops = (int(number) for number in match.groups()) if match else (0, 1)
     if not 1 <= clips * crops <= _MAX_VIEWS:
         raise UserError(
-            f"views: found {text!r}; wanted CLIPSxCROPS with 1 or 3 crops and at most {_MAX_VIEWS}"
-            f" views, such as {PAPER} or 1x1"
+            f"views: expected CLIPSxCROPS with 1 or 3 crops and at most {_MAX_VIEWS} views, such as"
+            f" {PAPER} or 1x1, got {text!r}"
         )
     return clips, crops
 
 
 def sampling_of(checkpoint: str | os.PathLike[str], num_classes: int) -> Sampling:
-    """How the network of a checkpoint wants its videos.
-
-    A training run's own configuration says so. Other weights are taken for Kinetics', or for
-    HMDB51's if there are 51 classes (released configs).
-    """
-    path = Path(checkpoint)
-    for folder in (path, *path.parents[:2]):
-        if (folder / "config.json").is_file():
-            try:
-                return _sampling_of_run(json.loads((folder / "config.json").read_text()))
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{folder / 'config.json'}: damaged ({error}); wanted what training wrote"
-                ) from None
-    return Sampling(crop_size=286, one_crop_side=286) if num_classes == 51 else Sampling()
-
-
-def _sampling_of_run(config: dict[str, Any]) -> Sampling:
-    evaluation, interval = config["evaluation"], config["data"]["frame_interval"]
-    sizes = {name: int(evaluation[name]) for name in ("num_crops", "short_side", "crop_size")}
-    return Sampling.of(ViewProtocol(num_clips=1, frame_interval=int(interval) or None, **sizes))
+    """The sizes that the SqueezeTime of a checkpoint expects, which is not loaded."""
+    config = dataclasses.replace(SqueezeTimeConfig(), num_classes=num_classes)
+    model = types.SimpleNamespace(input=read_input(checkpoint, config))
+    return Sampling.of_network(model)
 
 
 Network = Callable[[UInt8[np.ndarray, "n t h w 3"]], Float[np.ndarray, "n classes"]]
@@ -121,18 +135,31 @@ Network = Callable[[UInt8[np.ndarray, "n t h w 3"]], Float[np.ndarray, "n classe
 class Scorer:
     """A network with its weights on the devices, ready for views of videos.
 
-    The weights are folded for inference: `squeezetime_jax.model.fused`.
+    SqueezeTime's weights are folded for inference (`squeezetime_jax.model.fused`); other networks
+    are computed as they are trained.
 
     Args:
-      model: the network; it is not kept.
+      model: the network, in evaluation mode; it is not kept.
       mesh: devices that share each batch of videos; by default the first device alone.
+
+    Attributes:
+      config: the network's configuration.
+      sampling: sizes of views that it expects.
     """
 
-    def __init__(self, model: SqueezeTime, mesh: Mesh | None = None) -> None:
+    def __init__(self, model: Any, mesh: Mesh | None = None) -> None:
         self.config = model.config
+        self.sampling = Sampling.of_network(model)
         self._devices = mesh.size if mesh else 1
         self.everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
-        self._fused = fuse(model, place=lambda tree: jax.device_put(tree, self.everywhere))
+        expected = input_of(model)
+        self._pixels = expected.mean, expected.std
+        self._graph: Any = None
+        if isinstance(model, SqueezeTime):
+            self._weights = fuse(model, place=lambda tree: jax.device_put(tree, self.everywhere))
+        else:
+            self._graph, state = nnx.split(model)
+            self._weights = jax.device_put(state, self.everywhere)
 
     def scores(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n classes"]:
         """Mean over the views of the softmax.
@@ -143,7 +170,7 @@ class Scorer:
         return self._mean_over_views(views, "scores")
 
     def features(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n channels"]:
-        """Mean over the views of the feature map averaged over space: what the head sees."""
+        """Mean over the views of the feature map, averaged over space (and time, if it has any)."""
         return self._mean_over_views(views, "features")
 
     def _mean_over_views(self, views: Any, what: Literal["scores", "features"]) -> Array:
@@ -154,13 +181,15 @@ class Scorer:
         total: Array | None = None
         for start in range(0, num_views, chunk):
             some = views if chunk == num_views else _take(views, start, chunk)
-            outputs = network(self._fused, some, what=what)
+            outputs = network(
+                self._weights, some, graph=self._graph, what=what, pixels=self._pixels
+            )
             total = outputs if total is None else _add(total, outputs)
         assert total is not None
         return _divide(total, num_views)
 
     def _views_at_once(self, n: int, num_views: int) -> int:
-        """The most views of each video whose clips one call takes; divides `num_views`."""
+        """How many views of each video one call takes: a divisor of `num_views`."""
         limit = _CLIPS_AT_ONCE.get(jax.default_backend(), _CLIPS_AT_ONCE_ELSEWHERE)
         fits = max(limit * self._devices // n, 1)
         return max(k for k in range(1, num_views + 1) if num_views % k == 0 and k <= fits)
@@ -195,25 +224,48 @@ class RuntimeScorer:
 
 @functools.cache
 def _network(backend: str) -> Any:
-    """The compiled network; every `Scorer` of the same sizes shares its programs."""
+    """The compiled network; scorers of the same configuration share its programs."""
     return jax.jit(
-        _sum_over_views, static_argnames="what", compiler_options=dict(inference_options())
+        _sum_over_views,
+        static_argnames=("graph", "what", "pixels"),
+        compiler_options=dict(inference_options()),
     )
 
 
 def _sum_over_views(
-    fused: Fused,
+    weights: Any,
     views: UInt8[Array, "n views t h w 3"],
     *,
+    graph: Any,
     what: Literal["scores", "features"],
+    pixels: tuple[Sequence[float], Sequence[float]],
 ) -> Float[Array, "n outputs"]:
+    """Scores or features; `graph` is None for folded weights, `pixels` are mean and deviation."""
     n, num_views = views.shape[:2]
-    clips = normalise(views.reshape(n * num_views, *views.shape[2:]), fused.config.param_dtype)
+    network = _Folded(weights) if graph is None else nnx.merge(graph, weights)
+    dtype = network.config.param_dtype
+    mean, std = pixels
+    clips = normalise(views.reshape(n * num_views, *views.shape[2:]), dtype, mean=mean, std=std)
     if what == "scores":
-        outputs = jax.nn.softmax(logits(fused, clips))
+        outputs = jax.nn.softmax(network(clips))
     else:
-        outputs = jnp.mean(features(fused, clips), (1, 2)).astype(fused.config.param_dtype)
+        maps = network.features(clips)
+        outputs = jnp.mean(maps, tuple(range(1, maps.ndim - 1))).astype(dtype)
     return outputs.reshape(n, num_views, -1).sum(axis=1)
+
+
+class _Folded:
+    """Folded weights, called like the network that they are from."""
+
+    def __init__(self, fused: Fused) -> None:
+        self.config = fused.config
+        self._fused = fused
+
+    def __call__(self, clips: Float[Array, "n t h w 3"]) -> Float[Array, "n classes"]:
+        return logits(self._fused, clips)
+
+    def features(self, clips: Float[Array, "n t h w 3"]) -> Float[Array, "n fh fw c"]:
+        return features(self._fused, clips)
 
 
 _add = jax.jit(jnp.add)
@@ -226,7 +278,7 @@ def reorder(
     video_ids: Int[Array, " n"],
     frame_orders: Int[Array, "orders t"],
 ) -> UInt8[Array, "n views t h w 3"]:
-    """The frames of each video's clips in another order: row `video_id % orders` of the table."""
+    """The frames of each video's clips in the order of row `video_id % orders` of the table."""
     rows = frame_orders[video_ids % len(frame_orders)]
     return jnp.take_along_axis(views, rows[:, None, :, None, None, None], axis=2)
 
