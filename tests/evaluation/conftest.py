@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from small import INPUT
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
 from squeezetime_jax.checkpoint.convert import to_torch_file
@@ -28,6 +29,7 @@ def model() -> SqueezeTime:
     kernel = model.head.classifier.kernel
     kernel.set_value(100 * kernel[...])
     model.eval()
+    model.input = INPUT  # type: ignore[attr-defined]
     return model
 
 

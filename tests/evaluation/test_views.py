@@ -1,23 +1,29 @@
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from small import INPUT, SAMPLING
 
-from squeezetime_jax import SqueezeTime
+from squeezetime_jax import SqueezeTime, SqueezeTimeConfig, create, load
+from squeezetime_jax.checkpoint.convert import to_torch_file
+from squeezetime_jax.checkpoint.input import find_input
+from squeezetime_jax.checkpoint.store import save_model
 from squeezetime_jax.data.augment import normalise
-from squeezetime_jax.data.transforms import HMDB51_TEST, KINETICS_TEST, VALIDATION
+from squeezetime_jax.data.transforms import HMDB51_TEST, KINETICS_TEST, VALIDATION, ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation import views
-from squeezetime_jax.evaluation.views import (
-    Sampling,
-    Scorer,
-    parse_views,
-    reorder,
-    sampling_of,
-)
+from squeezetime_jax.evaluation import explain, views
+from squeezetime_jax.evaluation.views import Sampling, Scorer, input_of, parse_views, reorder
+from squeezetime_jax.peers.entry import Input
+from squeezetime_jax.peers.registry import entry_of
+
+SMALL = dataclasses.asdict(SqueezeTimeConfig.tiny())
+del SMALL["name"]
 
 
 def random_views(n: int, num_views: int) -> np.ndarray:
@@ -25,21 +31,30 @@ def random_views(n: int, num_views: int) -> np.ndarray:
     return rng.integers(0, 256, (n, num_views, 4, 32, 32, 3), np.uint8)
 
 
-def test_the_published_protocols_are_found() -> None:
-    assert Sampling().protocol("10x3", 16) == KINETICS_TEST
-    assert Sampling().protocol("1x1", 16) == VALIDATION
-    assert sampling_of("released.pth", num_classes=51).protocol("2x3", 16) == HMDB51_TEST
-    assert sampling_of("released.pth", num_classes=600).protocol("10x3", 16) == KINETICS_TEST
+def sampling(expected: Input) -> Sampling:
+    return Sampling.of_network(SimpleNamespace(input=expected))
+
+
+def test_the_published_protocols_are_found(tmp_path: Path) -> None:
+    kinetics = Sampling.of_network(SqueezeTimeConfig())
+    assert kinetics == Sampling()
+    assert kinetics.protocol("10x3", 16) == KINETICS_TEST
+    assert kinetics.protocol("1x1", 16) == VALIDATION
+    hmdb51 = sampling(find_input(tmp_path / "a.pth", SqueezeTimeConfig(num_classes=51)))
+    assert hmdb51.protocol("2x3", 16) == HMDB51_TEST
+    segments = Sampling.of_network(entry_of("tsm_r18").config).protocol("1x1", 8)
+    assert segments == ViewProtocol(1, 1, 256, 224, num_frames=8, frame_interval=None)
+    assert Sampling.of_network(entry_of("i3d_r18").config).protocol("10x3", 32).crop_size == 256
 
 
 @pytest.mark.parametrize("step", ["", "checkpoints", "checkpoints/10"])
-def test_a_runs_checkpoint_is_seen_as_it_was_tested(tmp_path: Path, step: str) -> None:
+def test_a_runs_checkpoint_expects_what_the_run_tested_with(tmp_path: Path, step: str) -> None:
     evaluation = {"num_clips": 1, "num_crops": 1, "short_side": 72, "crop_size": 64}
     fields = {"evaluation": evaluation, "data": {"frame_interval": 0}}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     folder = tmp_path / step
     folder.mkdir(parents=True, exist_ok=True)
-    found = sampling_of(folder, num_classes=8)
+    found = sampling(find_input(folder, SqueezeTimeConfig.tiny()))
     assert found == Sampling(one_crop_side=72, crop_size=64, frame_interval=None)
     assert found.protocol("2x3", 4).short_side == 64
 
@@ -47,12 +62,25 @@ def test_a_runs_checkpoint_is_seen_as_it_was_tested(tmp_path: Path, step: str) -
 def test_a_damaged_run_says_which_file(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"config\.json: damaged"):
-        sampling_of(tmp_path, num_classes=8)
+        find_input(tmp_path, SqueezeTimeConfig.tiny())
+    # Beside a file of weights it may belong to something else.
+    assert find_input(tmp_path / "a.pth", SqueezeTimeConfig.tiny()).frame_interval == 4
+
+
+@pytest.mark.parametrize("name", ["tiny.pth", "checkpoint"])
+def test_what_a_network_expects_is_written_and_read(name: str, tmp_path: Path) -> None:
+    model = create("squeezetime", **SMALL)
+    assert input_of(model) == entry_of("squeezetime").input
+    model.input = dataclasses.replace(INPUT, sampling="segments", std=(1.0, 2.0, 3.0))
+    write = to_torch_file if name.endswith(".pth") else save_model
+    write(tmp_path / name, model)
+    assert input_of(load(tmp_path / name)) == model.input
+    assert input_of(load(tmp_path / name, num_classes=3)) == model.input
 
 
 @pytest.mark.parametrize("text", ["3", "0x1", "10x2", "ten x3", "1x1x1", "-1x3", "999x3"])
-def test_views_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="wanted CLIPSxCROPS"):
+def test_invalid_views_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected CLIPSxCROPS"):
         parse_views(text)
 
 
@@ -60,11 +88,30 @@ def test_scores_are_the_mean_of_the_softmax_not_the_softmax_of_the_mean(model: S
     clips = random_views(1, 6)
     forward = jax.jit(lambda c: model(normalise(c)))
     logits = forward(jnp.asarray(clips[0]))
-    wanted = jax.nn.softmax(logits).mean(axis=0)
+    expected = jax.nn.softmax(logits).mean(axis=0)
     other = jax.nn.softmax(logits.mean(axis=0))
     found = Scorer(model).scores(clips)[0]
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     assert float(jnp.abs(found - other).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["tsm_r18", "i3d_r18"])
+def test_any_network_of_the_register_is_scored(name: str) -> None:
+    model = create(name, depth=10, width=8, num_frames=4, num_classes=5)
+    model.input = dataclasses.replace(INPUT, mean=(10.0, 20.0, 30.0), std=(40.0, 50.0, 60.0))
+    clips = random_views(2, 1)
+    pixels = (jnp.asarray(clips[:, 0], float) - jnp.array([10, 20, 30])) / jnp.array([40, 50, 60])
+    logits, maps = nnx.jit(lambda model, pixels: (model(pixels), model.features(pixels)))(
+        model, pixels
+    )
+    scorer = Scorer(model)
+    np.testing.assert_allclose(scorer.scores(clips), jax.nn.softmax(logits), atol=1e-5)
+    pooled = maps.reshape(2, -1, maps.shape[-1]).mean(axis=1)
+    np.testing.assert_allclose(scorer.features(clips), pooled, rtol=1e-4, atol=1e-6)
+    assert scorer.sampling == SAMPLING
+    importance = explain.frame_importance(model, clips[0, 0], 1)
+    slope = jax.jit(jax.grad(lambda s: model(s * pixels[:1])[0, 1]))(1.0)
+    assert importance.sum() == pytest.approx(float(slope), rel=1e-3, abs=1e-5)
 
 
 def test_views_may_come_in_any_number_of_calls(
