@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.inert_pickle import Inert
-from squeezetime_jax.checkpoint.input import INPUT, input_to_json
+from squeezetime_jax.checkpoint.input import INPUT, input_of
 from squeezetime_jax.checkpoint.report import Report, grouped, listed
 from squeezetime_jax.checkpoint.stem import is_stem, resample_stem
 from squeezetime_jax.checkpoint.torch_file import (
@@ -166,7 +166,10 @@ def to_torch_file(
     Raises:
       CheckpointError: the file cannot be written.
     """
-    meta: dict[str, Any] = {_META: config_to_json(model.config), INPUT: input_to_json(model)}
+    meta: dict[str, Any] = {
+        _META: config_to_json(model.config),
+        INPUT: dataclasses.asdict(input_of(model)),
+    }
     if labels is not None:
         meta["dataset_meta"] = {"classes": labels}
     write_torch_file(path, {"meta": meta, "state_dict": to_state_dict(model, head=head)})

@@ -18,14 +18,13 @@ INPUT = "squeezetime_jax_input"
 """Key of the input in the `meta` of a `.pth` file that we wrote."""
 
 
-def input_to_json(model: Any) -> dict[str, Any] | None:
-    """A model's attribute `input` as JSON has it; None if it has none."""
-    expected = getattr(model, "input", None)
-    return None if expected is None else dataclasses.asdict(expected)
+def input_of(model: Any) -> Input:
+    """What a network expects of its input: what `load` found, else the published protocol."""
+    return getattr(model, "input", None) or entry_of(model).input
 
 
 def input_from_json(fields: Mapping[str, Any] | None) -> Input | None:
-    """The reverse of `input_to_json`.
+    """What was written as JSON.
 
     Raises:
       TypeError: there is an unknown field.

@@ -27,11 +27,16 @@ from squeezetime_jax.checkpoint.convert import (
     to_state_dict,
     to_torch_file,
 )
-from squeezetime_jax.checkpoint.input import find_input, input_from_json, input_of_file
+from squeezetime_jax.checkpoint.input import (
+    find_input,
+    input_from_json,
+    input_of,
+    input_of_file,
+)
 from squeezetime_jax.checkpoint.report import Report
 from squeezetime_jax.checkpoint.torch_file import TorchFile
 from squeezetime_jax.model.abstract import abstract_model
-from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.peers.entry import Input
 
@@ -150,9 +155,7 @@ def save_model(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise CheckpointError(f"{path}: exists already; remove it or give another path")
     items = {name: ocp.args.StandardSave(tree) for name, tree in weights_of(model).items()}
-    meta = ocp.args.JsonSave(
-        Meta(model.config, labels, task, input=getattr(model, "input", None)).to_json()
-    )
+    meta = ocp.args.JsonSave(Meta(model.config, labels, task, input=input_of(model)).to_json())
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     try:
         with ocp.CheckpointManager(target.absolute(), options=options) as manager:
@@ -294,7 +297,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[str] | None:
     return labels if labels and all(isinstance(label, str) for label in labels) else None
 
 
-def read_input(path: str | os.PathLike[str], config: SqueezeTimeConfig) -> Input:
+def read_input(path: str | os.PathLike[str], config: NetworkConfig) -> Input:
     """What the network of a checkpoint expects of its input.
 
     Args:

@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
+from squeezetime_jax.checkpoint.input import input_of
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation.views import input_of
 from squeezetime_jax.model.ctl import ChannelTimeLearning
 from squeezetime_jax.model.squeezetime import BasicBlock, Block, Bottleneck, SqueezeTime, squeeze
 

@@ -19,16 +19,15 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
+from squeezetime_jax.checkpoint.input import input_of
 from squeezetime_jax.checkpoint.store import read_input
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.fused import Fused, features, fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
-from squeezetime_jax.peers.entry import Input
-from squeezetime_jax.peers.registry import entry_of
 
 PAPER = "10x3"
 """Views of the paper's Kinetics results: 10 clips x 3 crops."""
@@ -100,11 +99,6 @@ def _one_crop_side(short_side: int, crop_side: int, num_crops: int) -> int:
     return round(crop_side * 256 / 224)
 
 
-def input_of(model: Any) -> Input:
-    """What a network expects of its input: what `load` found, else the published protocol."""
-    return getattr(model, "input", None) or entry_of(model).input
-
-
 def parse_views(text: str) -> tuple[int, int]:
     """Clips and crops of "CLIPSxCROPS".
 
@@ -121,9 +115,8 @@ def parse_views(text: str) -> tuple[int, int]:
     return clips, crops
 
 
-def sampling_of(checkpoint: str | os.PathLike[str], num_classes: int) -> Sampling:
-    """The sizes that the SqueezeTime of a checkpoint expects, which is not loaded."""
-    config = dataclasses.replace(SqueezeTimeConfig(), num_classes=num_classes)
+def sampling_of(checkpoint: str | os.PathLike[str], config: NetworkConfig) -> Sampling:
+    """The sizes that the network of a checkpoint expects; it is not loaded."""
     model = types.SimpleNamespace(input=read_input(checkpoint, config))
     return Sampling.of_network(model)
 

@@ -12,13 +12,13 @@ from small import INPUT, SAMPLING
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig, create, load
 from squeezetime_jax.checkpoint.convert import to_torch_file
-from squeezetime_jax.checkpoint.input import find_input
+from squeezetime_jax.checkpoint.input import find_input, input_of
 from squeezetime_jax.checkpoint.store import save_model
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import HMDB51_TEST, KINETICS_TEST, VALIDATION, ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import explain, views
-from squeezetime_jax.evaluation.views import Sampling, Scorer, input_of, parse_views, reorder
+from squeezetime_jax.evaluation.views import Sampling, Scorer, parse_views, reorder
 from squeezetime_jax.peers.entry import Input
 from squeezetime_jax.peers.registry import entry_of
 

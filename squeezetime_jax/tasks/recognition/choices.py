@@ -57,7 +57,7 @@ class Choices:
     def set_views(self, fields: ConfigDict, checkpoint: str, *, has_config: bool) -> None:
         """Set the views, once `fields.model` is the checkpoint's."""
         if not has_config:
-            sampling = sampling_of(checkpoint, fields.model.num_classes)
+            sampling = sampling_of(checkpoint, config.parse_section(fields, "model"))
             views = self.views or PAPER
         elif self.views in (None, f"{fields.evaluation.num_clips}x{fields.evaluation.num_crops}"):
             return
