@@ -95,13 +95,15 @@ class Draws:
 def our_pipelines(paths: list[str]) -> dict[str, Pipeline]:
     import cv2
 
-    from squeezetime_jax.data import clips, records, transforms, video
+    from squeezetime_jax.data import records, transforms, video
 
     cv2.setNumThreads(1)
 
     def train(source: transforms.FrameSource, seed: int) -> object:
         rng = Draws(seed)
-        indices = clips.training_indices(source.num_frames, NUM_FRAMES, FRAME_INTERVAL, rng=rng)
+        indices = transforms.training_indices(
+            source.num_frames, NUM_FRAMES, FRAME_INTERVAL, rng=rng
+        )
         return transforms.multi_scale_crop(source.frames(indices, short_side=256), rng)
 
     def from_file(path: str, seed: int) -> object:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetime_jax.command_line import Argument, arg, build, main, number, subcommand
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.export import FORMATS
 
 __all__ = ["main"]
@@ -74,7 +74,7 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"wrote {args.target}")
 
 
-_LISTED = arg("videos", metavar="VIDEOS", help="a list: one line `relative/path label` per video")
+_LISTED = arg("videos", metavar="VIDEOS", help="list of `path label`, or a folder of class folders")
 
 
 @subcommand(
@@ -96,43 +96,46 @@ _LISTED = arg("videos", metavar="VIDEOS", help="a list: one line `relative/path 
     _WORKERS,
 )
 def _prepare(args: argparse.Namespace) -> int:
-    from squeezetime_jax.data import annotations, prepare, workers
+    from squeezetime_jax.data import prepare, sources, workers
 
+    source = sources.open_files(args.videos, root=args.root, label_map=args.labels)
     job = prepare.Job(
-        videos=annotations.read_list(args.videos),
-        root=Path(args.root or "."),
+        videos=source.videos,
+        root=source.root,
         out=Path(args.out),
-        split=args.split or Path(args.videos).stem,
+        split=args.split or Path(args.videos).resolve().stem,
         form=args.form,
         short_side=args.short_side,
-        class_names=annotations.read_class_names(args.labels) if args.labels else (),
+        class_names=source.class_names,
     )
-    with workers.progress_bar("preparing", len(job.videos)) as progress:
+    with workers.progress_bar("preparing", len(source)) as progress:
         report = prepare.prepare(job, args.workers, progress)
     for name, reason in report.bad:
         print(f"{name}: {reason}")
-    size = f"{report.num_bytes / 1e6:.1f} MB"
-    print(f"{report.num_videos} videos, {size} in {args.out}; {len(report.bad)} bad")
+    left_out = f"; {count(len(report.bad), 'video')} left out" if report.bad else ""
+    stored = count(report.num_videos, "video")
+    print(f"{stored}, {report.num_bytes / 1e6:.1f} MB in {args.out}{left_out}")
     return 1 if report.bad else 0
 
 
 @subcommand(
     "List the unreadable, tiny and short videos of a data set.",
     "squeezetime check val.txt --root videos/",
-    _LISTED,
+    arg("videos", metavar="VIDEOS", help="a list, a folder of class folders, or shards"),
     _ROOT,
+    _SPLIT,
     _WORKERS,
 )
 def _check(args: argparse.Namespace) -> int:
-    from squeezetime_jax.data import annotations, check, workers
+    from squeezetime_jax.data import prepare, sources, workers
 
-    paths = [path for path, _ in annotations.read_list(args.videos)]
-    with workers.progress_bar("checking", len(paths)) as progress:
-        odd = check.check(paths, Path(args.root or "."), args.workers, progress)
-    for path, reason in odd:
-        print(f"{path}: {reason}")
-    print(f"{len(paths)} videos, {len(odd)} odd")
-    return 1 if odd else 0
+    source = sources.open_source(args.videos, root=args.root, split=args.split)
+    with workers.progress_bar("checking", len(source)) as progress:
+        bad = prepare.check(source, args.workers, progress)
+    for name, reason in bad:
+        print(f"{name}: {reason}")
+    print(f"{count(len(source), 'video')}, {len(bad) or 'none'} with problems")
+    return 1 if bad else 0
 
 
 _HOSTS = (  # JAX calls them processes; --workers are the decoding processes of one host

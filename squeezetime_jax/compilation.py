@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from squeezetime_jax.machine import available_cpus
+
 # jaxlib 0.10 hands single convolutions to a library that runs those with few output channels on one
 # thread. Left to XLA itself, a clip takes two thirds of the time on two cores. Other versions may
 # not know the option, and refuse what they do not know.
@@ -35,7 +37,7 @@ def cache_folder() -> Path:
 
 def inference_options() -> Mapping[str, str]:
     """`compiler_options` of `jax.jit` for the network in evaluation mode on the default devices."""
-    several_threads = (os.cpu_count() or 1) > 1
+    several_threads = available_cpus() > 1
     if (
         jax.default_backend() == "cpu"
         and several_threads

@@ -1,27 +1,37 @@
-"""The one kind of error that is the user's to mend, and what fields are refused with."""
+"""The one kind of error that the user can repair, and helpers for its message."""
 
 
 class UserError(Exception):
-    """A file, a field or an option is not what was wanted.
+    """A file, a field or an option is not as expected.
 
-    The message is one line: which file or field, what was found, what was wanted, what to do next.
-    The command line prints it without a traceback and exits with 1.
+    The message is one line: which file or field, what was expected, what was found, what to do. The
+    command line prints it without a traceback and exits with status 1.
     """
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things in words: "1 video", "2 videos".
+
+    Args:
+      number: how many.
+      noun: in the singular, with a plural in s.
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def check_fields(values: object, *checks: tuple[str, bool, str], section: str = "") -> None:
-    """Refuse the first field that is not what it should be.
+    """Refuse the first invalid field.
 
     Args:
       values: what has the fields.
-      checks: of a field its name, whether it is right, and what is wanted.
-      section: what the message puts before the name.
+      checks: for a field its name, whether it is valid, and what it must be.
+      section: stands before the name in the message.
 
     Raises:
-      ValueError: saying what was found and what is wanted. Where the values come out of a config,
-        it reaches the user as a UserError.
+      ValueError: with what the field must be and what it is. If the values come from a config, it
+        reaches the user as a UserError.
     """
-    for name, is_right, wanted in checks:
-        if not is_right:
+    for name, is_valid, expected in checks:
+        if not is_valid:
             place = f"{section}.{name}" if section else name
-            raise ValueError(f"{place} is {getattr(values, name)!r}, wanted {wanted}")
+            raise ValueError(f"{place} must be {expected}, got {getattr(values, name)!r}")

@@ -12,8 +12,8 @@ import squeezetime_jax
 PACKAGE = Path(squeezetime_jax.__file__).parent
 # From the bottom up. A room imports itself and the floors below its own, nothing beside or above.
 FLOORS = [
-    {"errors", "compilation", "memory"},
-    {"command_line", "files"},
+    {"errors", "machine"},
+    {"command_line", "compilation", "files"},
     {"model"},
     {"peers"},
     {"checkpoint", "data"},

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from squeezetime_jax.bench.benchmark import VARIANTS
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.machine import available_cpus
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.counts import count
 
@@ -142,7 +142,7 @@ def machine() -> str:
         )
     except (OSError, StopIteration):
         pass
-    return f"{name}, {os.cpu_count()} threads, {platform.system()}"
+    return f"{name}, {available_cpus()} threads, {platform.system()}"
 
 
 def _measure(job: dict[str, Any], file: Path) -> dict[str, Any]:

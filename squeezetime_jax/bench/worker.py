@@ -25,7 +25,7 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.export import formats
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import export
-from squeezetime_jax.memory import give_back_memory
+from squeezetime_jax.machine import give_back_memory
 from squeezetime_jax.model.abstract import abstract_model
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.fused import fuse, logits

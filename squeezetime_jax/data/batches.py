@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +22,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, count
+from squeezetime_jax.machine import available_cpus
 
 _log = logging.getLogger(__name__)
 
@@ -242,12 +242,9 @@ def all_unreadable(unreadable: Mapping[str, str]) -> dict[str, str]:
 
 def unreadable_error(unreadable: Mapping[str, str]) -> UserError:
     """The error of an evaluation that met unreadable videos."""
-    videos, them = (
-        ("1 video", "it") if len(unreadable) == 1 else (f"{len(unreadable)} videos", "them")
-    )
     return UserError(
-        f"{videos} cannot be read; repair or remove {them}, or skip {them} (--skip-unreadable):"
-        f" {_first_few(unreadable)}"
+        f"{count(len(unreadable), 'video')} cannot be read; repair or remove such videos, or skip"
+        f" them (--skip-unreadable): {_first_few(unreadable)}"
     )
 
 
@@ -341,7 +338,7 @@ def _read(samples: grain.MapDataset, workers: int, ahead: int) -> grain.IterData
     most `ahead` samples wait.
     """
     if not workers:
-        threads = min(os.cpu_count() or 1, ahead)
+        threads = min(available_cpus(), ahead)
         return samples.to_iter_dataset(grain.ReadOptions(threads, ahead))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, whether used or not

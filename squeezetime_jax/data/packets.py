@@ -1,7 +1,7 @@
-"""The packets of a video file, numbered: what can be known of a video without decoding it.
+"""The numbered packets of a video file: what is known of a video without decoding it.
 
 Files are untrusted: only containers of video are opened (no play lists, scripts, text or network),
-frames are limited to `MAX_PIXELS`, and packets may not add up to many times the file.
+frames are limited to `MAX_PIXELS`, and packets may not add up to many times the file's size.
 """
 
 import bisect
@@ -24,27 +24,27 @@ from squeezetime_jax.errors import UserError
 
 av.logging.set_level(av.logging.PANIC)
 
-# The largest accepted frame: DCI 4K. What declares more is refused before anything is allocated.
+# The largest accepted frame: DCI 4K. Larger ones are refused before anything is allocated.
 MAX_PIXELS = 4096 * 2304
 
-# Demuxers of video files. Left out are those that open other files (hls, concat), that draw text
-# (tty), that read still pictures, and those of formats that no data set comes in.
+# Demuxers of video files. Left out are those that open other files (hls, concat), draw text (tty),
+# read still pictures, and those of formats that no data set uses.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,ogg,gif"
 _OPTIONS = {
     "format_whitelist": _CONTAINERS,
     "protocol_whitelist": "file",
     "max_pixels": str(MAX_PIXELS),
 }
-# MP4's tables of samples in which a number alone stands for many samples: a size for all of them
-# (stsz, whose version and flags are 0), and the defaults of a fragment (trun).
-# Two patterns, each with a fixed beginning, which is found ten times as fast as an alternative.
+# MP4's tables in which one number stands for many samples: a size for all of them (stsz, whose
+# version and flags are 0), and the defaults of a fragment (trun). Two patterns, each with a fixed
+# beginning, are ten times as fast as one with an alternative.
 _COUNTS = (
     re.compile(rb"stsz\0\0\0\0(?P<size>....)(?P<samples>....)", re.DOTALL),
     re.compile(rb"trun[\0\1]\0[\0-\x0f][\0\1\4\5](?P<samples>....)", re.DOTALL),
 )
-# Where they are looked for: as much of a file's start and of its end.
+# These tables are searched in so much of a file's start and of its end.
 _SCAN_BYTES = 16 << 20
-# Packets of a file up to this size stay in memory once read; those of larger files are read again.
+# Packets of a file up to this size stay in memory; those of larger files are read again.
 _KEEP_BYTES = 64 << 20
 
 Source = str | os.PathLike[str] | bytes
@@ -57,16 +57,16 @@ class VideoError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What the packets tell, in the order of the file.
+    """What the packets say, in the order of the file.
 
     Attributes:
       stamps: (presentation time, decoding time, byte position) of each packet.
       keys: numbers of the keyframe packets, ascending.
       num_shown: packets that show a frame; None where several may share one.
-      order: packet number of frame k, in the order of showing; None where time stamps do not tell.
+      order: packet number of frame k, in the order of showing; None if time stamps do not say.
       rank: frame number of each packet; -1 for packets that show nothing.
-      steady: the frames are evenly spaced, so that their order is beyond doubt. Where it is false,
-        the order holds as long as the decoder, given some packets more, does not contradict it.
+      steady: the frames are evenly spaced, so that their order is certain. If false, the order
+        holds as long as the decoder, given some packets more, does not contradict it.
     """
 
     stamps: list[_Stamp]
@@ -92,11 +92,11 @@ class PacketFile:
 
     Args:
       source: a path, or the bytes of a file.
-      name: what errors call it.
+      name: its name in errors.
       threads: of the decoder.
 
     Raises:
-      VideoError: it holds no video, or too large frames, or packets beyond measure.
+      VideoError: it has no video, too large frames, or packets of many times its size.
     """
 
     def __init__(self, source: Source, name: str, threads: int = 1) -> None:
@@ -108,7 +108,7 @@ class PacketFile:
         self.index = self._read_index()
 
     def close(self) -> None:
-        """Close the file and let its packets go."""
+        """Close the file and free its packets."""
         self._kept = None
         self._container.close()
 
@@ -118,34 +118,34 @@ class PacketFile:
         return self.stream.codec_context
 
     def reset_decoder(self) -> None:
-        """Make the decoder forget what it has read, but not how deep it reorders."""
+        """Reset the decoder, except for how deep it reorders."""
         self.decoder.flush_buffers()
         self.decoder.reorder_depth = self.reorder_depth
 
     @property
     def duration(self) -> float:
-        """Seconds, by the header; 0.0 where it does not tell."""
+        """Seconds, by the header; 0.0 if it does not say."""
         if self.stream.duration and self.stream.time_base:
             return float(self.stream.duration * self.stream.time_base)
         return self._container.duration / av.time_base if self._container.duration else 0.0
 
     @property
-    def lack(self) -> str:
-        """What the header promises and the file does not hold; empty where nothing is missing.
+    def missing(self) -> str:
+        """What the header announces and the file lacks; empty if nothing is missing.
 
-        A shortfall of a twentieth is let pass; of a quarter where the header tells only how long
-        the whole file is, which may be longer than its video.
+        5 % may be missing; 25 % if the header says only how long the whole file is, which may be
+        longer than its video.
         """
         is_mp4 = self._container.format.name.startswith("mov")
         promised = len(self.stream.index_entries) if is_mp4 else self.stream.frames
         found = len(self.index.stamps)
         if found < promised * 0.95 - 1:
-            return f"{found} frames, {promised} promised by the header"
+            return f"{found} frames of the {promised} that the header announces"
         times = [pts for pts, _, _ in self.index.stamps if pts is not None]
         if times and self.stream.time_base:
             lasts = float((max(times) - min(times)) * self.stream.time_base)
             if lasts < self.duration * (0.95 if self.stream.duration else 0.75) - 1:
-                return f"{lasts:.1f} s, {self.duration:.1f} s promised by the header"
+                return f"{lasts:.1f} s of the {self.duration:.1f} s that the header announces"
         return ""
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, av.Packet]]:
@@ -174,8 +174,8 @@ class PacketFile:
             total += packet.size
             if total > limit:
                 raise VideoError(
-                    f"{self._name}: its packets add up to over {limit} bytes, many times the file;"
-                    " the header is broken: re-encode or remove the file"
+                    f"{self._name}: damaged header: the packets add up to more than {limit} bytes,"
+                    " many times the file's size; re-encode or remove the file"
                 )
             stamps.append((packet.pts, packet.dts, packet.pos))
             if packet.is_keyframe:
@@ -187,12 +187,12 @@ class PacketFile:
                 if total > _KEEP_BYTES:
                     self._kept = None
         if not stamps:
-            raise VideoError(f"{self._name}: holds no video data; replace or remove the file")
+            raise VideoError(f"{self._name}: no video data in it; replace or remove the file")
         known = [time for number in shown if (time := stamps[number][0]) is not None]
         unique = 0 < len(shown) == len(set(known))
         pts = np.array(known, np.int64)
         order = None
-        if unique and self._times_tell(pts):
+        if unique and self._times_are_right(pts):
             order = np.array(shown)[np.argsort(pts)].tolist()
         rank = [-1] * len(stamps)
         for place, number in enumerate(order or ()):
@@ -200,12 +200,12 @@ class PacketFile:
         count = len(shown) if unique else None
         return Index(stamps, keys, count, order, rank, not self.reorder_depth or _is_steady(pts))
 
-    def _times_tell(self, pts: np.ndarray) -> bool:
-        """Whether presentation times can be believed.
+    def _times_are_right(self, pts: np.ndarray) -> bool:
+        """Whether the presentation times are usable.
 
-        AVI has none; FFmpeg makes them up, wrongly where frames are reordered. Times that ascend in
-        the file's order though the decoder reorders are decoding times in disguise, and times that
-        would reorder more than the decoder does are wrong.
+        AVI has none; FFmpeg makes them up, wrongly if frames are reordered. If the decoder reorders
+        and yet the times ascend in the file's order, they are decoding times; times that would
+        reorder more than the decoder does are wrong.
         """
         if not self.reorder_depth:
             return bool(np.all(pts[1:] > pts[:-1]))
@@ -214,7 +214,7 @@ class PacketFile:
         return _reorders_at_most(pts, self.reorder_depth)
 
     def _seek(self, start: int) -> Iterator[tuple[int, av.Packet]]:
-        """Packets from `start`, or from somewhere before it where the container seeks badly."""
+        """Packets from `start`, or from an earlier one if the container seeks imprecisely."""
         pts, dts, _ = self.index.stamps[start]
         for time in (pts, dts):
             if time is None:
@@ -234,22 +234,31 @@ class PacketFile:
 
     @functools.cached_property
     def _numbers(self) -> dict[tuple[int | None, int | None], int]:
-        """Packet numbers by what tells one from another beyond doubt."""
+        """Packet numbers by time and position in the file, where these are unique."""
         numbers: dict[tuple[int | None, int | None], int] = {}
-        doubtful = set()
+        repeated = set()
         for number, (pts, _, pos) in enumerate(self.index.stamps):
             if (pts, pos) in numbers or pos is None:
-                doubtful.add((pts, pos))
+                repeated.add((pts, pos))
             numbers[pts, pos] = number
-        return {stamp: number for stamp, number in numbers.items() if stamp not in doubtful}
+        return {stamp: number for stamp, number in numbers.items() if stamp not in repeated}
 
 
 def open_container(source: Source) -> av.container.InputContainer:
-    """Open a file for reading, with every safeguard; raises PyAV's errors."""
-    _refuse_sample_counts(source)
-    # The scheme keeps FFmpeg from reading one into the name ("take:2.mp4").
+    """Open a file for reading, with every safeguard.
+
+    Raises:
+      OSError, ValueError: it cannot be opened.
+    """
+    size = _size(source)
+    head, tail = _ends(source, size)
+    _refuse_sample_counts((head, tail), size)
+    # Without the scheme, FFmpeg would take "take:2.mp4" for an address.
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{os.fspath(source)}"
-    return av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
+    try:
+        return av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise ValueError(_what_it_is(head) or error.strerror) from error
 
 
 def video_stream(container: av.container.InputContainer, name: str, threads: int) -> av.VideoStream:
@@ -260,22 +269,22 @@ def video_stream(container: av.container.InputContainer, name: str, threads: int
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
-        raise VideoError(f"{name}: holds no video that can be decoded; replace or remove the file")
+        raise VideoError(f"{name}: no video stream that can be decoded; replace or remove the file")
     if stream.width * stream.height > MAX_PIXELS:
         raise VideoError(
-            f"{name}: frames of {stream.width} x {stream.height}, at most {MAX_PIXELS} pixels are"
-            " read; shrink the video first"
+            f"{name}: frames of {stream.width} x {stream.height} exceed the limit of 4096 x 2304"
+            " pixels; scale the video down first"
         )
     # Slices, not frames: frame threads hold back frames, and may hang when left early.
     stream.thread_type = "NONE" if threads == 1 else "SLICE"
     stream.thread_count = threads
-    # Opened before anything asks it to skip frames: dav1d takes the first wish for good.
+    # Opened before it is told to skip frames: dav1d keeps the first setting.
     stream.codec_context.open(strict=False)
     return stream
 
 
 def demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The stream's packets; a rest of the file that cannot be read ends them."""
+    """The stream's packets, up to the first that cannot be read."""
     with contextlib.suppress(av.FFmpegError):
         for packet in container.demux(stream):
             if packet.size or packet.dts is not None:  # PyAV ends with an empty packet
@@ -283,21 +292,33 @@ def demux(container: av.container.InputContainer, stream: av.VideoStream) -> Ite
 
 
 def decode_packet(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
-    """What the packet (None: the end) brings out of the decoder; nothing if it is broken."""
+    """The frames that the decoder gives for a packet (None: the end); none if it is damaged."""
     try:
         return decoder.decode(packet)
     except av.FFmpegError:
         return []
 
 
-def _refuse_sample_counts(source: Source) -> None:
+def _refuse_sample_counts(ends: tuple[bytes, bytes], file_size: int) -> None:
     """Refuse counts beyond the file's bytes, for which FFmpeg would take memory at once."""
-    file_size = _size(source)
-    for part, counts in itertools.product(_ends(source, file_size), _COUNTS):
+    for part, counts in itertools.product(ends, _COUNTS):
         for match in counts.finditer(part):
             found = {field: int.from_bytes(value) for field, value in match.groupdict().items()}
             if found.get("size", 1) * found["samples"] > file_size:
-                raise ValueError("a table of samples counts more than the file can hold")
+                raise ValueError("a table of samples exceeds the file's size")
+
+
+def _what_it_is(head: bytes) -> str:
+    """What a file is that is not a readable video, by its first bytes; empty if unknown."""
+    if not head:
+        return "the file is empty"
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+        return "it is a picture"
+    if head[:100].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page"
+    if head[4:8] == b"ftyp":
+        return "an MP4 file that is truncated or damaged"
+    return ""
 
 
 def _ends(source: Source, size: int) -> tuple[bytes, bytes]:
@@ -312,7 +333,7 @@ def _ends(source: Source, size: int) -> tuple[bytes, bytes]:
 
 @contextlib.contextmanager
 def errors_name(name: str) -> Iterator[None]:
-    """Turn whatever a broken file does to the libraries into a `VideoError` that names it."""
+    """Turn the errors that a broken file causes in the libraries into a `VideoError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -325,7 +346,7 @@ def errors_name(name: str) -> Iterator[None]:
 
 
 def source_name(source: Source, name: str | None) -> str:
-    """What errors call a source: the given name, else the path."""
+    """The name of a source in errors: the given name, else the path."""
     return name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
 
 
@@ -346,7 +367,7 @@ def _reorders_at_most(pts: np.ndarray, depth: int) -> bool:
 
 
 def _is_steady(pts: np.ndarray) -> bool:
-    """Whether times are evenly spaced, but for the rounding to a container's unit."""
+    """Whether times are evenly spaced, except for rounding to the container's unit."""
     gaps = np.diff(np.sort(pts))
     return not gaps.size or bool(gaps.max() <= 2 * gaps.min())
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from squeezetime_jax.data import clips, transforms
+from squeezetime_jax.data import transforms
 from squeezetime_jax.data.batches import (
     EvalBatches,
     Rows,
@@ -51,9 +51,9 @@ class TrainingClip:
         """
         with record.open() as video:
             if self.frame_interval is None:
-                indices = clips.uniform_indices(video.num_frames, self.num_frames, rng=rng)[0]
+                indices = transforms.uniform_indices(video.num_frames, self.num_frames, rng=rng)[0]
             else:
-                indices = clips.training_indices(
+                indices = transforms.training_indices(
                     video.num_frames, self.num_frames, self.frame_interval, rng=rng
                 )
             frames = video.frames(indices, short_side=self.short_side)

@@ -1,13 +1,13 @@
-"""Videos -> ArrayRecord shards that TFDS reads: shrunk once, so that every epoch reads less.
+"""Before training: find unreadable videos (`check`), store small copies as shards (`prepare`).
 
-The shards are written here and not by a TFDS builder because TFDS writes a data set in one go:
-after a kill it starts again. Here a shard is a run of the list's videos, written under a hidden
-name and renamed when complete; a second run of the same command finds it and goes on after it.
-TFDS's description of the data set (`dataset_info.json`, `features.json`) comes last, so that what
-TFDS opens is complete. `tfds.builder_from_directory(out).as_data_source(split)` reads it.
+Shards are ArrayRecord files in TFDS's format; `tfds.builder_from_directory(out)` opens them without
+TensorFlow. They are written here and not by a TFDS builder because a builder that is killed starts
+again. Here a shard holds the next videos of the list; it is written under a hidden name and renamed
+when complete, and a second run of the same command writes only the missing ones. TFDS's description
+of the data set (`dataset_info.json`, `features.json`) comes last, so that what TFDS opens is whole.
 
-Beside the shards lies `.prepare/`: the job (so that two jobs do not mix) and each shard's counts
-and bad videos.
+Beside the shards, `.prepare/` holds the job, so that two jobs do not mix, and for each shard its
+counts and bad videos.
 """
 
 import dataclasses
@@ -20,19 +20,74 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
-from tensorflow_datasets.core.dataset_info import DatasetIdentity
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
-from tensorflow_datasets.core.naming import ShardedFileTemplate
-from tensorflow_datasets.core.splits import SplitDict
-
 from squeezetime_jax.data import records, workers
+from squeezetime_jax.data.sources import Source
+from squeezetime_jax.data.video import FrameSequence, Video
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import whole, write_whole
+
+# A clip has 16 frames: it repeats frames of a shorter video.
+MIN_FRAMES = 16
+# A network input of 224 pixels enlarges such frames more than threefold.
+MIN_SIDE = 64
+# A decoder gets so many seconds, and more for each megabyte of the file, before it counts as hung.
+_SECONDS, _SECONDS_PER_MB = 300.0, 30.0
 
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 Labelled = tuple[str, int]
+Progress = Callable[[int], None]
+
+
+def check(
+    source: Source, processes: int | None = None, progress: Progress = lambda done: None
+) -> list[tuple[str, str]]:
+    """Decode every video and say what is wrong with which.
+
+    Args:
+      source: the videos.
+      processes: how many videos at once; by default one per available processor.
+      progress: called with the number of videos done since the last call.
+
+    Returns:
+      (name, reason) of each video with a problem, in the order of the source.
+    """
+    found = []
+    outcomes = workers.each(
+        functools.partial(_problems, source),
+        range(len(source)),
+        processes,
+        name=lambda number: source[number].name,
+        seconds=lambda number: _seconds(source[number].video),
+    )
+    for number, problems in outcomes:
+        if problems:
+            name = source[number].name
+            text = str(problems) if isinstance(problems, UserError) else "; ".join(problems)
+            found.append((name, text.removeprefix(f"{name}: ")))
+        progress(1)
+    return found
+
+
+def _problems(source: Source, number: int) -> list[str]:
+    with source[number].open() as video:
+        return list(_describe(video))
+
+
+def _describe(video: Video | FrameSequence) -> Iterator[str]:
+    if isinstance(video, Video):
+        if broken := video.count_broken():
+            yield f"{broken} of {video.num_frames} frames cannot be decoded without errors"
+        if video.missing:
+            yield f"truncated: {video.missing}"
+        height, width = video.info.height, video.info.width
+    else:
+        height, width = video.frames(range(video.num_frames)).shape[1:3]
+    if video.num_frames < MIN_FRAMES:
+        frames = "1 frame" if video.num_frames == 1 else f"{video.num_frames} frames"
+        yield f"only {frames}; a clip has {MIN_FRAMES}"
+    if min(width, height) < MIN_SIDE:
+        yield f"frames of {width} x {height} pixels; a side is below {MIN_SIDE}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +97,12 @@ class Job:
     Attributes:
       videos: (path relative to the root, label) of each video.
       root: the folder that the paths are relative to.
-      out: the folder of the shards; made where absent.
+      out: the folder of the shards; made if absent.
       split: the name of the split, such as "train".
       form: one of `records.FORMS`.
-      short_side: of the stored frames.
+      short_side: of the stored frames, in pixels.
       class_names: in the order of the labels; empty where unknown.
-      shard_size: videos per shard: what is lost at most by a kill.
+      shard_size: videos per shard, and so the most that a killed run does again.
     """
 
     videos: Sequence[Labelled]
@@ -75,10 +130,15 @@ class Job:
         """The videos of a shard."""
         return self.videos[number * self.shard_size : (number + 1) * self.shard_size]
 
+    @property
+    def classes(self) -> Sequence[str] | int:
+        """The class names, or where they are unknown how many classes the labels show."""
+        return self.class_names or max(label for _, label in self.videos) + 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What came of a job.
+    """What became of a job.
 
     Attributes:
       num_videos: videos in the shards.
@@ -94,64 +154,81 @@ class Report:
 def prepare(
     job: Job,
     processes: int | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = lambda done: None,
     encode: Callable[[Labelled], records.StoredVideo] | None = None,
 ) -> Report:
-    """Write the shards that are not there yet, then the description of the data set.
+    """Write the missing shards, then the description of the data set.
 
     Args:
       job: what to do.
-      processes: how many videos at once; by default one per core.
+      processes: how many videos at once; by default one per available processor.
       progress: called with the number of videos done since the last call.
-      encode: what is stored of a listed video, in the job's form; by default all of it. Picklable.
+      encode: what to store of a listed video, in the job's form; by default all of it. Picklable.
 
     Raises:
-      UserError: the folder holds another job's shards, or the list is empty, or no video is good.
+      UserError: the folder holds another job's shards, the list is empty, or no video is readable.
     """
     if not job.videos:
-        raise UserError("the list names no videos; wanted one line `path label` per video")
+        raise UserError("no videos to prepare; expected a line `path label` for each")
+    _other_splits(job)  # raises now what it would raise after hours
     _claim(job)
     missing = [number for number in range(job.num_shards) if not job.shard(number).exists()]
     progress(len(job.videos) - sum(len(job.part(number)) for number in missing))
-    encode = encode or functools.partial(records.encode_listed, job.root, job.form, job.short_side)
-    encoded = workers.each(encode, (v for number in missing for v in job.part(number)), processes)
+    encoded = workers.each(
+        encode or functools.partial(records.encode_listed, job.root, job.form, job.short_side),
+        (video for number in missing for video in job.part(number)),
+        processes,
+        name=lambda video: video[0],
+        seconds=lambda video: _seconds(job.root / video[0]),
+    )
     for number in missing:
         _write_shard(job, number, encoded, progress)
     report = _report(job)
     if not report.num_videos:
+        for number in range(job.num_shards):
+            job.shard(number).unlink()  # for a second try to start afresh
         name, reason = report.bad[0]
         raise UserError(f"none of the {len(job.videos)} videos can be read; {name}: {reason}")
-    _describe(job)
+    _describe_data_set(job)
     return report
+
+
+def _seconds(video: Path | records.StoredVideo) -> float:
+    """The time limit of a video: a decoder that hangs is ended."""
+    try:
+        size = video.stat().st_size if isinstance(video, Path) else records.num_bytes(video)
+    except OSError:
+        size = 0
+    return _SECONDS + _SECONDS_PER_MB * size / 1e6
 
 
 def _write_shard(
     job: Job,
     number: int,
     encoded: Iterator[tuple[Labelled, records.StoredVideo | UserError]],
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> None:
-    """Write a shard under a hidden name, then its counts, then rename: all or nothing."""
-    features = records.features(job.form, job.class_names or _num_classes(job))
-    serializer = ExampleSerializer(features.get_serialized_info())
-    hidden = job.out / f".{job.shard(number).name}.part"
-    writer = ArrayRecordWriter(str(hidden), "group_size:1,uncompressed")
+    """Write a shard and its counts, all or nothing."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = records.features(job.form, job.classes)
     count, size, bad = 0, 0, []
-    for (name, label), stored in itertools.islice(encoded, len(job.part(number))):
-        if isinstance(stored, UserError):
-            bad.append((name, str(stored).removeprefix(f"{name}: ")))
-        else:
-            example = {"video": stored, "label": label, "name": name}
-            writer.write(serializer.serialize_example(features.encode_example(example)))
-            count, size = count + 1, size + records.num_bytes(stored)
-        progress(1)
-    writer.close()
-    _write_json(_notes(job, number), {"num_videos": count, "num_bytes": size, "bad": bad})
-    hidden.rename(job.shard(number))
+    with whole(job.shard(number)) as part:
+        writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+        for (name, label), stored in itertools.islice(encoded, len(job.part(number))):
+            if isinstance(stored, UserError):
+                bad.append((name, str(stored).removeprefix(f"{name}: ")))
+            else:
+                example = {"video": stored, "label": label, "name": name}
+                writer.write(features.serialize_example(example))
+                count, size = count + 1, size + records.num_bytes(stored)
+            progress(1)
+        writer.close()
+        _write_json(_notes(job, number), {"num_videos": count, "num_bytes": size, "bad": bad})
 
 
 def _claim(job: Job) -> None:
-    """Note the job beside the shards, or compare with the note that is there."""
+    """Note the job beside the shards, or compare it with the note that is there."""
     listed = "\n".join(f"{name} {label}" for name, label in job.videos)
     note = {
         "form": job.form,
@@ -161,16 +238,21 @@ def _claim(job: Job) -> None:
         "list": hashlib.sha256(listed.encode()).hexdigest(),
     }
     file = job.out / ".prepare" / f"{job.split}.json"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
+    shards = job.out.glob(f"{records.DATASET_NAME}-{job.split}.array_record-*")
+    if not (file.exists() and any(shards)):
         _write_json(file, note)
         return
     found = json.loads(file.read_text())
     for field, value in note.items():
         if found.get(field) != value:
+            changes = {
+                "list": "the list of videos has changed",
+                "class_names": "the class names have changed",
+            }
+            change = changes.get(field) or f"{field} was {found.get(field)!r}, is now {value!r}"
             raise UserError(
-                f"{job.out}: holds split {job.split!r} of another job: {field} was"
-                f" {found.get(field)!r}, is now {value!r}; choose another --out, or delete it"
+                f"{job.out}: split {job.split!r} was prepared with other settings: {change}; choose"
+                f" another --out or --split, or delete {records.DATASET_NAME}-{job.split}.* there"
             )
 
 
@@ -187,11 +269,12 @@ def _report(job: Job) -> Report:
     )
 
 
-def _describe(job: Job) -> None:
+def _describe_data_set(job: Job) -> None:
     """Write TFDS's description of all splits in the folder, `dataset_info.json` last."""
-    others, num_classes = _other_splits(job)
-    classes = job.class_names or max(num_classes, _num_classes(job))
-    template = ShardedFileTemplate(
+    import tensorflow_datasets as tfds  # slow to import
+
+    others, classes = _other_splits(job)
+    template = tfds.core.ShardedFileTemplate(
         data_dir=job.out,
         dataset_name=records.DATASET_NAME,
         split=job.split,
@@ -205,7 +288,7 @@ def _describe(job: Job) -> None:
         num_bytes=sum(note["num_bytes"] for note in notes),
         filename_template=template,
     )
-    identity = DatasetIdentity(
+    identity = tfds.core.DatasetIdentity(
         name=records.DATASET_NAME,
         version=tfds.core.Version(records.VERSION),
         data_dir=str(job.out),
@@ -213,33 +296,45 @@ def _describe(job: Job) -> None:
     )
     info = tfds.core.DatasetInfo(builder=identity, features=records.features(job.form, classes))
     info.set_file_format("array_record")
-    info.set_splits(SplitDict([*others, split]))
+    info.set_splits(tfds.core.SplitDict([*others, split]))
     with tempfile.TemporaryDirectory(dir=job.out, prefix=".") as hidden:
         info.write_to_directory(hidden)
         for file in sorted(Path(hidden).iterdir(), key=lambda f: f.name == "dataset_info.json"):
             file.replace(job.out / file.name)
+    for part in job.out.glob(f".{records.DATASET_NAME}-{job.split}.*.part*"):
+        part.unlink(missing_ok=True)  # of runs that were killed
 
 
-def _other_splits(job: Job) -> tuple[list[Any], int]:
-    """Splits prepared before, and their number of classes."""
+def _other_splits(job: Job) -> tuple[list[Any], Sequence[str] | int]:
+    """Splits that the folder holds besides the job's, and the classes of all.
+
+    Raises:
+      UserError: they do not fit the job.
+    """
     if not (job.out / "dataset_info.json").exists():
-        return [], 0
+        return [], job.classes
+    import tensorflow_datasets as tfds
+
     info = tfds.builder_from_directory(str(job.out)).info
-    found = "video" if isinstance(info.features["video"], tfds.features.Text) else "jpeg"
-    if found != job.form:
-        raise UserError(
-            f"{job.out}: its splits are stored as {found!r}, this one as {job.form!r}; choose"
-            " another --out or the same --form"
-        )
     others = [split for name, split in info.splits.items() if name != job.split]
-    return others, info.features["label"].num_classes
-
-
-def _num_classes(job: Job) -> int:
-    return max(label for _, label in job.videos) + 1
+    if not others:
+        return [], job.classes
+    form = "video" if isinstance(info.features["video"], tfds.features.Text) else "jpeg"
+    if form != job.form:
+        raise UserError(
+            f"{job.out}: holds splits of form {form!r}, this one is {job.form!r}; choose another"
+            " --out or the same --form"
+        )
+    names, classes = records.class_names(info.features["label"]), job.classes
+    if names and job.class_names and names != tuple(job.class_names):
+        raise UserError(
+            f"{job.out}: its other splits have other class names, or in another order; prepare all"
+            " splits with the same --labels, or choose another --out"
+        )
+    if isinstance(classes, int):
+        classes = names or max(classes, info.features["label"].num_classes)
+    return others, classes
 
 
 def _write_json(file: Path, content: Any) -> None:
-    hidden = file.with_name(f".{file.name}.part")
-    hidden.write_text(json.dumps(content))
-    hidden.rename(file)
+    write_whole(file, json.dumps(content))

@@ -7,8 +7,8 @@ A TFDS example {"video", "label", "name"} in one of two storage forms:
   frame costs about a third of the decoding;
 - `jpeg`: "video" is the list of the frames' JPEG bytes.
 
-Both have the frames at the asked short side (never enlarged), one after the other: a frame's number
-is what it was in the source (undecodable frames are left out); time stamps are not kept.
+Both have the frames at the chosen short side (never enlarged), one after the other: a frame has the
+same number as in the source (undecodable frames are left out); time stamps are not kept.
 """
 
 import io
@@ -49,7 +49,7 @@ def features(form: str, class_names: Sequence[str] | int) -> Any:
       form: one of `FORMS`.
       class_names: the names in the order of the labels, or how many classes there are.
     """
-    import tensorflow_datasets as tfds  # slow to import, and not for the processes that encode
+    import tensorflow_datasets as tfds  # slow to import, and encoding processes do not need it
 
     video = tfds.features.Text()
     names = {"num_classes" if isinstance(class_names, int) else "names": class_names}
@@ -62,8 +62,14 @@ def features(form: str, class_names: Sequence[str] | int) -> Any:
     )
 
 
+def class_names(label: Any) -> tuple[str, ...]:
+    """The names of a `tfds.features.ClassLabel`; none where the classes are only numbered."""
+    numbers = tuple(str(k) for k in range(label.num_classes))
+    return () if tuple(label.names) == numbers else tuple(label.names)
+
+
 def open_record(stored: StoredVideo, name: str) -> Video | FrameSequence:
-    """Random access to the frames of a record's "video", in either form; a context manager."""
+    """Random access to the frames of a record's "video" in either form; a context manager."""
     return Video(stored, name) if isinstance(stored, bytes) else FrameSequence(stored, name)
 
 
@@ -76,7 +82,7 @@ def encode(
       source: a path or a file's bytes.
       form: one of `FORMS`.
       short_side: of the stored frames; smaller videos keep their size.
-      name: what errors call the source; by default its path.
+      name: name of the source in errors; by default its path.
 
     Raises:
       VideoError: the source cannot be read.
@@ -118,7 +124,7 @@ def _encode_h264(frames: Iterator[np.ndarray]) -> bytes:
                 encoder.pix_fmt = "yuv420p"
                 encoder.codec_context.thread_count = 1
             size = (encoder.width, encoder.height)
-            if frame.shape[1::-1] != size:  # H.264 wants even sides
+            if frame.shape[1::-1] != size:  # H.264 needs even sides
                 frame = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
             container.mux(encoder.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         if encoder is not None:

@@ -1,7 +1,7 @@
-"""Where labelled videos come from: random access to (video, label, name), and the class names.
+"""Labelled videos on disk: random access to (video, label, name), and the class names.
 
-Three kinds: an annotation list with a root folder, a folder per class, and ArrayRecord shards that
-TFDS opens. `open_source` tells them apart.
+A source is an annotation list with a root folder, a folder of class folders, or ArrayRecord shards
+in TFDS's format. `open_source` tells them apart.
 """
 
 import dataclasses
@@ -11,32 +11,69 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import tensorflow_datasets as tfds
-
-from squeezetime_jax.data import annotations, records
+from squeezetime_jax.data import records
 from squeezetime_jax.data.video import FrameSequence, Video
 from squeezetime_jax.errors import UserError
 
-VIDEO_SUFFIXES = frozenset(
-    (
-        ".mp4",
-        ".avi",
-        ".webm",
-        ".mkv",
-        ".mov",
-        ".m4v",
-        ".mpg",
-        ".mpeg",
-        ".wmv",
-        ".flv",
-        ".3gp",
-        ".ts",
-    )
-)
-# Files that say of a folder that it is a TFDS data set.
+VIDEO_SUFFIXES = frozenset((
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".webm", ".wmv",
+))  # fmt: skip
+# A folder with this file is a TFDS data set.
 _TFDS_FILE = "dataset_info.json"
 
 PathLike = str | os.PathLike[str]
+
+
+def is_video_file(path: Path) -> bool:
+    """Whether a file's name is that of a video; hidden files are none (macOS writes `._x.mp4`)."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def read_list(path: PathLike) -> list[tuple[str, int]]:
+    """The (path, label) pairs of an annotation list, a line `relative/path label` per video.
+
+    The label is the last field, after a space, a tab or a comma; the path may contain spaces
+    (mmaction2's format). Empty lines are left out.
+
+    Raises:
+      UserError: the file is not readable, or a line is not of that form; the message gives its
+        number.
+    """
+    pairs = []
+    for number, line in _lines(path):
+        name, label = [*line.rsplit(maxsplit=1), ""][:2]
+        if not label.isdecimal():
+            name, _, label = line.rpartition(",")
+        if not label.strip().isdecimal() or not name:
+            raise UserError(
+                f"{path}, line {number}: expected `path label` with a label of 0 or more, got"
+                f" {line[:80]!r}"
+            )
+        pairs.append((name.strip().removesuffix(","), int(label)))
+    if not pairs:
+        raise UserError(f"{path}: empty; expected a line `path label` for each video")
+    return pairs
+
+
+def read_class_names(path: PathLike) -> list[str]:
+    """The names of a label map, one line per class in the order of the labels.
+
+    Raises:
+      UserError: the file is not readable.
+    """
+    return [name for _, name in _lines(path)]
+
+
+def _lines(path: PathLike) -> list[tuple[int, str]]:
+    """The lines that are not empty, with their numbers from 1."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected a text file in UTF-8, got other bytes") from error
+    return [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +83,7 @@ class Record:
     Attributes:
       video: a path, the bytes of a file, or the JPEG bytes of its frames.
       label: index into the class names.
-      name: what lists, logs and errors call it.
+      name: its name in lists, logs and errors.
     """
 
     video: Path | records.StoredVideo
@@ -57,7 +94,7 @@ class Record:
         """Random access to the frames; a context manager.
 
         Raises:
-          VideoError: it cannot be read as a video.
+          VideoError: it is not a readable video.
         """
         if isinstance(self.video, Path):
             return Video(self.video, self.name)
@@ -99,7 +136,7 @@ class FileSource:
 
     @property
     def num_classes(self) -> int:
-        """Classes named, or one more than the largest label."""
+        """Number of names, or without names the largest label plus 1."""
         return len(self.class_names) or max(label for _, label in self.videos) + 1
 
     def __len__(self) -> int:
@@ -126,45 +163,44 @@ class ShardSource:
         self._check()
 
     @functools.cached_property
-    def _info(self) -> Any:
-        return tfds.builder_from_directory(str(self.folder)).info
+    def _builder(self) -> Any:
+        import tensorflow_datasets as tfds  # slow to import, and other sources do not need it
+
+        return tfds.builder_from_directory(str(self.folder))
 
     @functools.cached_property
     def _records(self) -> Any:
-        return tfds.builder_from_directory(str(self.folder)).as_data_source(split=self.split)
+        return self._builder.as_data_source(split=self.split)
 
     def _check(self) -> None:
         try:
-            features, splits = self._info.features, self._info.splits
+            features, splits = self._builder.info.features, self._builder.info.splits
         except Exception as error:  # TFDS raises many kinds over a damaged description
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{self.folder}: is no data set that TFDS opens ({reason}); wanted the folder that"
-                " `squeezetime prepare` or a builder wrote"
+                f"{self.folder}: TFDS cannot open this data set: {reason}; expected a folder that"
+                " `squeezetime prepare` or a TFDS builder wrote"
             ) from error
         missing = {"video", "label", "name"} - set(features or ())
         if missing:
             raise UserError(
-                f"{self.folder}: its records lack {', '.join(sorted(missing))}; wanted"
-                ' {"video", "label", "name"}, as `squeezetime prepare` writes'
+                f"{self.folder}: records without {', '.join(sorted(missing))}; expected video,"
+                " label and name, as `squeezetime prepare` writes them"
             )
         if self.split.split("[")[0] not in splits:
             raise UserError(
-                f"{self.folder}: has no split {self.split!r}, only {', '.join(sorted(splits))}"
+                f"{self.folder}: split {self.split!r} not found; it has {', '.join(sorted(splits))}"
             )
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Names in the order of the labels; empty where the records have numbers alone."""
-        label = self._info.features["label"]
-        names = tuple(label.names)
-        is_numbers = names == tuple(str(k) for k in range(label.num_classes))
-        return () if is_numbers else names
+        """Names in the order of the labels; empty where the records have only numbers."""
+        return records.class_names(self._builder.info.features["label"])
 
     @property
     def num_classes(self) -> int:
-        """Classes of the data set, whether or not the split has each."""
-        return self._info.features["label"].num_classes
+        """Classes of the data set, including those without videos in this split."""
+        return self._builder.info.features["label"].num_classes
 
     def __len__(self) -> int:
         return len(self._records)
@@ -176,7 +212,7 @@ class ShardSource:
         return Record(stored, int(found["label"]), found["name"].decode())
 
     def __getstate__(self) -> tuple[Path, str]:
-        return self.folder, self.split  # a worker process opens the files itself
+        return self.folder, self.split  # each worker process opens the files itself
 
     def __setstate__(self, state: tuple[Path, str]) -> None:
         self.folder, self.split = state
@@ -196,15 +232,15 @@ def annotation_list(
       UserError: a file or line is not of that form, or a label has no name.
     """
     path, root = Path(path), Path(root)
-    videos = annotations.read_list(path)
+    videos = read_list(path)
     if not root.is_dir():
-        raise UserError(f"{root}: found no such folder; wanted the root of the videos of {path}")
-    names = annotations.read_class_names(Path(label_map)) if label_map else []
+        raise UserError(f"{root}: folder not found; expected the root of the videos of {path}")
+    names = read_class_names(label_map) if label_map else []
     for name, label in videos if names else ():
         if label >= len(names):
             raise UserError(
-                f"{path}: {name!r} has label {label}, but {label_map} names {len(names)} classes"
-                f" (0 to {len(names) - 1}); use the label map of this list"
+                f"{path}: {name!r} has label {label}, but {label_map} has {len(names)} names, for"
+                f" labels 0 to {len(names) - 1}; use the label map of this list"
             )
     return FileSource(root, videos, tuple(names))
 
@@ -212,39 +248,69 @@ def annotation_list(
 def folder_per_class(root: PathLike, label_map: PathLike | None = None) -> FileSource:
     """Videos in one folder per class, `root/class name/any name.mp4`.
 
+    Folders without videos are not classes; nor are hidden ones and `__MACOSX`.
+
     Args:
       root: the folder of the class folders.
       label_map: a file with a class name per line, in the order of the labels; by default the class
         folders in alphabetical order.
 
     Raises:
-      UserError: there is no video, or a folder's name is not in the label map.
+      UserError: there are no videos, or a folder's name is not in the label map.
     """
     root = Path(root)
     if not root.is_dir():
+        raise UserError(f"{root}: folder not found; expected one with a folder of videos per class")
+    files = {
+        folder.name: sorted(file.name for file in folder.iterdir() if is_video_file(file))
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and not folder.name.startswith((".", "__MACOSX"))
+    }
+    folders = [folder for folder, videos in files.items() if videos]
+    if not folders:
         raise UserError(
-            f"{root}: found no such folder; wanted one with a folder of videos per class"
+            f"{root}: no videos in its class folders; expected `<class name>/<video>.mp4` (or .avi,"
+            " .webm, .mkv, ...)"
         )
-    folders = sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-    names = annotations.read_class_names(Path(label_map)) if label_map else folders
+    names = read_class_names(label_map) if label_map else folders
     unknown = [folder for folder in folders if folder not in names]
     if unknown:
+        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
         raise UserError(
-            f"{root}: folder {unknown[0]!r} is no class of {label_map} ({len(unknown)} such);"
-            " rename it or use another label map"
+            f"{root}: folder {unknown[0]!r}{more} not in {label_map}; rename it or use another"
+            " label map"
         )
-    videos = [
-        (f"{folder}/{file.name}", names.index(folder))
-        for folder in folders
-        for file in sorted((root / folder).iterdir())
-        if file.suffix.lower() in VIDEO_SUFFIXES
-    ]
-    if not videos:
-        raise UserError(
-            f"{root}: found no video in its {len(folders)} folders; wanted"
-            " `<class name>/<video>.mp4` (or .avi, .webm, .mkv, ...)"
-        )
+    numbers = {name: number for number, name in enumerate(names)}
+    videos = [(f"{folder}/{file}", numbers[folder]) for folder in folders for file in files[folder]]
     return FileSource(root, videos, tuple(names))
+
+
+def open_files(
+    location: PathLike, *, root: PathLike | None = None, label_map: PathLike | None = None
+) -> FileSource:
+    """Open labelled video files: an annotation list, or a folder of class folders.
+
+    Args:
+      location: the list or the folder.
+      root: of a list's paths; by default the list's own folder.
+      label_map: a file with a class name per line.
+
+    Raises:
+      UserError: there is neither at the location, or it is invalid.
+    """
+    location = Path(location)
+    if location.is_file():
+        return annotation_list(location, root or location.parent, label_map)
+    if (location / _TFDS_FILE).exists():
+        raise UserError(
+            f"{location}: contains shards; expected an annotation list or a folder of class folders"
+        )
+    if location.is_dir():
+        return folder_per_class(location, label_map)
+    raise UserError(
+        f"{location}: not found; expected an annotation list, a folder of class folders, or shards"
+        " that `squeezetime prepare` wrote"
+    )
 
 
 def open_source(
@@ -254,7 +320,7 @@ def open_source(
     split: str | None = None,
     label_map: PathLike | None = None,
 ) -> Source:
-    """The source at a location, by what lies there.
+    """Open the labelled videos at a location, of whichever kind they are.
 
     Args:
       location: an annotation list (a file), a TFDS data set (a folder with `dataset_info.json`), or
@@ -264,18 +330,10 @@ def open_source(
       label_map: a file with a class name per line. A TFDS data set brings its own.
 
     Raises:
-      UserError: there is nothing that can be opened.
+      UserError: there is no source at the location, or it is invalid.
     """
-    location = Path(location)
-    if location.is_file():
-        return annotation_list(location, root or location.parent, label_map)
-    if not location.is_dir():
-        raise UserError(
-            f"{location}: found neither file nor folder; wanted an annotation list, a folder per"
-            " class, or a data set that `squeezetime prepare` wrote"
-        )
-    if not (location / _TFDS_FILE).exists():
-        return folder_per_class(location, label_map)
+    if not (Path(location) / _TFDS_FILE).exists():
+        return open_files(location, root=root, label_map=label_map)
     if split is None:
-        raise UserError(f"{location}: is a data set of several splits; say which, such as `train`")
+        raise UserError(f"{location}: a data set with splits; choose one, such as `train`")
     return ShardSource(location, split)

@@ -1,7 +1,12 @@
-"""Spatial views of clips on the host: uint8 in, uint8 out, resized as OpenCV resizes.
+"""Clips and views of a video: which frames, and which part of each frame.
 
-Training: `resize_short_side`, then `multi_scale_crop`. Evaluation: `views`, by a `ViewProtocol`.
-Everything that needs floats (normalisation, colour) happens on the device, in `augment`.
+Everything follows mmaction2, in which the released model was trained and tested. A clip is one
+input of the network, `num_frames` frames; frame numbers past the end of the video wrap round to its
+start (`loop` in mmaction2). Frames are uint8 and are resized by OpenCV; what needs floats
+(normalisation, colour) happens on the device, in `augment`.
+
+Training: `training_indices` or `uniform_indices`, `resize_short_side`, `multi_scale_crop`.
+Evaluation: `views`, by a `ViewProtocol`.
 """
 
 import dataclasses
@@ -11,9 +16,98 @@ import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from squeezetime_jax.data import clips
-
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
+
+
+def training_indices(
+    num_video_frames: int,
+    num_frames: int = 16,
+    frame_interval: int = 4,
+    *,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " t"]:
+    """One random clip of frames at a fixed interval.
+
+    The span is `num_frames * frame_interval` (mmaction2's count in training), and the start is
+    uniform in `[0, num_video_frames - span]`, or 0 for a video shorter than the span.
+
+    Args:
+      num_video_frames: frames of the video, at least 1.
+      num_frames: frames of the clip.
+      frame_interval: distance in the video between neighbours in the clip.
+      rng: one number is drawn, even if only one start is possible.
+
+    Returns:
+      Frame numbers in `[0, num_video_frames)`, int64.
+    """
+    _require_frames(num_video_frames)
+    last_start = max(num_video_frames - num_frames * frame_interval, 0)
+    start = rng.integers(last_start + 1)
+    return (start + np.arange(num_frames) * frame_interval) % num_video_frames
+
+
+def test_indices(
+    num_video_frames: int,
+    num_clips: int,
+    num_frames: int = 16,  # noqa: PT028
+    frame_interval: int = 4,  # noqa: PT028
+) -> Int[np.ndarray, "clips t"]:
+    """Clips whose starts are spread evenly over the video; a single clip lies in the middle.
+
+    The span is `(num_frames - 1) * frame_interval + 1` (mmaction2's count in testing: not that of
+    training). Starts are rounded half to even.
+
+    Args:
+      num_video_frames: frames of the video, at least 1.
+      num_clips: clips of the video: 1 for validation, 10 for the Kinetics test, 2 for HMDB51.
+      num_frames: frames of a clip.
+      frame_interval: distance in the video between neighbours in the clip.
+
+    Returns:
+      Frame numbers in `[0, num_video_frames)`, int64.
+    """
+    _require_frames(num_video_frames)
+    last_start = max(num_video_frames - ((num_frames - 1) * frame_interval + 1), 0)
+    if num_clips == 1:
+        starts = np.array([last_start // 2])
+    else:
+        step = last_start / (num_clips - 1)
+        starts = np.round(np.arange(num_clips) * step).astype(np.int64)
+    return (starts[:, None] + np.arange(num_frames) * frame_interval) % num_video_frames
+
+
+test_indices.__test__ = False  # type: ignore[attr-defined]  # not for pytest to collect
+
+
+def uniform_indices(
+    num_video_frames: int,
+    num_frames: int = 16,
+    num_clips: int = 1,
+    *,
+    rng: np.random.Generator | None = None,
+) -> Int[np.ndarray, "clips t"]:
+    """Frames over the whole video, one from each of `num_frames` equal segments.
+
+    The practice on Something-Something (mmaction2's `UniformSample`). With `rng`, the frame is
+    random in its segment (training). Without, clip i of n takes the frame `(i + 1) / (n + 1)` of
+    the way through each segment, so that a single clip takes the middle.
+
+    Args:
+      num_video_frames: frames of the video, at least 1.
+      num_frames: frames of a clip; a shorter video repeats frames.
+      num_clips: clips of the video.
+      rng: draws one frame per segment and clip.
+
+    Returns:
+      Ascending frame numbers in `[0, num_video_frames)`, int64.
+    """
+    _require_frames(num_video_frames)
+    segment = (num_video_frames - 1) / num_frames
+    edges = np.round(np.arange(num_frames + 1) * segment).astype(np.int64)
+    if rng is not None:
+        return rng.integers(edges[:-1], edges[1:], size=(num_clips, num_frames), endpoint=True)
+    offsets = (np.arange(1, num_clips + 1) * (segment / (num_clips + 1))).astype(np.int64)
+    return edges[None, :-1] + offsets[:, None]
 
 
 def resize_short_side(
@@ -43,8 +137,8 @@ def three_crops(
 ) -> tuple[UInt8[np.ndarray, "*t size size 3"], ...]:
     """Three squares along the longer side, in mmaction2's order: left/top, right/bottom, middle.
 
-    The shorter side is expected to be `size`. Views, not copies. Where the room is odd, the last
-    crop ends one pixel before the edge: twice the middle's offset, as in mmaction2.
+    The shorter side should be `size`. Views, not copies. The offset of the last crop is twice the
+    middle's, as in mmaction2, so that it may end one pixel before the edge.
     """
     height, width = frames.shape[-3:-1]
     _require_room(height, width, size)
@@ -108,7 +202,7 @@ class ViewProtocol:
 
     def __post_init__(self) -> None:
         if self.num_crops not in (1, 3):
-            raise ValueError(f"num_crops is {self.num_crops}; known are 1 (centre) and 3")
+            raise ValueError(f"num_crops must be 1 (centre) or 3, got {self.num_crops}")
 
     @property
     def num_views(self) -> int:
@@ -118,10 +212,8 @@ class ViewProtocol:
     def indices(self, num_video_frames: int) -> Int[np.ndarray, "clips t"]:
         """Frame numbers of the clips."""
         if self.frame_interval is None:
-            return clips.uniform_indices(num_video_frames, self.num_frames, self.num_clips)
-        return clips.test_indices(
-            num_video_frames, self.num_clips, self.num_frames, self.frame_interval
-        )
+            return uniform_indices(num_video_frames, self.num_frames, self.num_clips)
+        return test_indices(num_video_frames, self.num_clips, self.num_frames, self.frame_interval)
 
 
 # The Kinetics configs' validation and test protocols, and HMDB51's test (released code).
@@ -132,7 +224,7 @@ HMDB51_TEST = ViewProtocol(num_clips=2, num_crops=3, short_side=286, crop_size=2
 
 @runtime_checkable
 class FrameSource(Protocol):
-    """What frames are read from: `video.Video` or `video.FrameSequence`."""
+    """A video whose frames can be read: `video.Video` or `video.FrameSequence`."""
 
     @property
     def num_frames(self) -> int:
@@ -185,6 +277,11 @@ def crop(frames: np.ndarray, top: int, left: int, height: int, width: int) -> np
     return frames[..., top : top + height, left : left + width, :]
 
 
+def _require_frames(num_video_frames: int) -> None:
+    if num_video_frames < 1:
+        raise ValueError(f"num_video_frames must be at least 1, got {num_video_frames}")
+
+
 def _require_room(height: int, width: int, size: int) -> None:
     if min(height, width) < size:
-        raise ValueError(f"a crop of {size} x {size} does not fit frames of {width} x {height}")
+        raise ValueError(f"a crop of {size} x {size} is larger than frames of {width} x {height}")

@@ -1,17 +1,17 @@
-"""Exactly the asked-for frames of an encoded video, upright RGB.
+"""Frames of an encoded video by their exact number, upright RGB.
 
-A video is read in two steps. First all packets are read without decoding, which is cheap and tells
-how many frames there are, in which order they are shown and which packets are keyframes, whatever
-the header claims (`packets`). Then a request decodes only the packets between a keyframe and each
-wanted frame, and leaves out those that no other frame refers to.
+A video is read in two steps. First all packets are read without decoding, which is cheap and gives
+the number of frames, the order in which they are shown and the keyframes, whatever the header says
+(`packets`). Then a request decodes only the packets between a keyframe and each requested frame,
+without those that no other frame refers to.
 
-Inside the decoder a packet's time stamp is replaced by its number, so that a decoded frame says
-which packet it came from: variable frame rates, negative starts and odd time bases make no
-difference. Where time stamps are missing, repeated or at odds with the decoder's order, frames are
+Inside the decoder a packet's time stamp is replaced by its number, so that a decoded frame shows
+which packet it came from: variable frame rates, negative starts and unusual time bases make no
+difference. If time stamps are missing, repeated or contradict the decoder's order, frames are
 counted from the start instead.
 
 A frame that cannot be decoded is replaced by the last decodable one before it (else the first
-after), as a player holds its picture; a video without any decodable frame is a `VideoError`.
+after it), as a player holds its picture; a video without any decodable frame is a `VideoError`.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ class VideoInfo:
       num_frames: frames, counted, not taken from the header.
       width: of the upright frame, in pixels.
       height: of the upright frame, in pixels.
-      fps: frames per second on average; 0.0 where the file does not tell.
-      duration: seconds; 0.0 where the file does not tell.
+      fps: average frames per second; 0.0 if the file does not say.
+      duration: seconds; 0.0 if the file does not say.
       codec: FFmpeg's name of the codec.
       rotation: degrees by which stored frames are turned counter-clockwise to stand upright: 0, 90,
         180 or 270.
@@ -60,7 +60,7 @@ class VideoInfo:
 
 
 class _OutOfOrderError(Exception):
-    """Frames leave the decoder in another order than their time stamps say."""
+    """Frames leave the decoder in another order than that of their time stamps."""
 
 
 class Video:
@@ -68,11 +68,11 @@ class Video:
 
     Args:
       source: a path, or the bytes of a file.
-      name: what errors call it; by default the path.
+      name: its name in errors; by default the path.
       threads: decoder threads. One is best where many videos are read at once.
 
     Raises:
-      VideoError: there is no such file, or it is no video, or its frames are too large.
+      VideoError: the file is missing, is not a video, or its frames are too large.
     """
 
     def __init__(self, source: Source, name: str | None = None, *, threads: int = 1) -> None:
@@ -104,9 +104,9 @@ class Video:
         return count
 
     @property
-    def lack(self) -> str:
-        """What the header promises and the file does not hold, in words; empty if nothing."""
-        return self._file.lack
+    def missing(self) -> str:
+        """What the header announces and the file lacks, in words; empty if nothing."""
+        return self._file.missing
 
     @functools.cached_property
     def info(self) -> VideoInfo:
@@ -130,7 +130,7 @@ class Video:
         )
 
     def count_broken(self) -> int:
-        """Decode everything and count the frames that are missing or were mended by guessing."""
+        """Decode everything and count the frames that are missing or that the decoder guessed."""
         with packets.errors_name(self.name):
             intact = sum(1 for frame in self._decode_all() if not frame.is_corrupt)
         return max(self.num_frames - intact, 0)
@@ -149,8 +149,8 @@ class Video:
           RGB frames, upright. Frames of another size than the first one's are resized to it.
 
         Raises:
-          VideoError: no wanted frame, nor another in its place, can be decoded.
-          IndexError: a number is out of range, or there is none.
+          VideoError: neither a requested frame nor one in its place can be decoded.
+          IndexError: a number is out of range, or there are no numbers.
         """
         distinct, places = _distinct(indices, self.num_frames, self.name)
         with packets.errors_name(self.name):
@@ -263,7 +263,7 @@ class FrameSequence:
 
     Args:
       jpegs: the encoded frames.
-      name: what errors call it.
+      name: its name in errors.
     """
 
     def __init__(self, jpegs: Sequence[bytes], name: str = "<frames>") -> None:
@@ -294,7 +294,7 @@ class FrameSequence:
             image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise VideoError(
-                f"{self.name}: frame {number} is no readable JPEG; prepare the video again"
+                f"{self.name}: frame {number} is not a readable JPEG; prepare the video again"
             )
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
         return image if short_side is None else transforms.resize_short_side(image, short_side)
@@ -304,7 +304,7 @@ def probe(source: Source, name: str | None = None) -> VideoInfo:
     """Facts about a video, from its packets and its first frame.
 
     Raises:
-      VideoError: it cannot be read as a video.
+      VideoError: it is not a readable video.
     """
     with Video(source, name) as video:
         return video.info
@@ -326,7 +326,7 @@ def stream(
     Undecodable frames are left out. Frames of another size than the first are resized to it.
 
     Raises:
-      VideoError: it cannot be read as a video, or no frame of it decodes.
+      VideoError: it is not a readable video, or no frame can be decoded.
     """
     name = packets.source_name(source, name)
     to_rgb = _RgbConverter()
@@ -364,11 +364,13 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
 def _distinct(
     indices: Sequence[int] | np.ndarray, num_frames: int, name: str
 ) -> tuple[list[int], np.ndarray]:
-    """The distinct numbers, ascending, and the place of each asked-for one among them."""
-    asked = np.asarray(indices, dtype=np.int64)
-    if not asked.size or asked.min() < 0 or asked.max() >= num_frames:
-        raise IndexError(f"{name}: frames {asked.tolist()} asked of a video of {num_frames}")
-    distinct, places = np.unique(asked, return_inverse=True)
+    """The distinct numbers, ascending, and the place of each given one among them."""
+    numbers = np.asarray(indices, dtype=np.int64)
+    if not numbers.size or numbers.min() < 0 or numbers.max() >= num_frames:
+        raise IndexError(
+            f"{name}: frame numbers must be 0 to {num_frames - 1}, got {numbers.tolist()}"
+        )
+    distinct, places = np.unique(numbers, return_inverse=True)
     return distinct.tolist(), places.ravel()
 
 
@@ -398,4 +400,4 @@ def _jpeg_pixels(data: bytes) -> int:
 
 
 def _no_frame(name: str) -> VideoError:
-    return VideoError(f"{name}: not one frame can be decoded; replace or remove the file")
+    return VideoError(f"{name}: no frame can be decoded; replace or remove the file")

@@ -1,64 +1,90 @@
-"""The same work on many files in many processes, in order, outliving a process that dies."""
+"""The same work on many files, in many processes, in order; and the progress bar of such work."""
 
 import collections
 import contextlib
 import itertools
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Generic, TypeVar
+from concurrent.futures import TimeoutError
+from typing import Any, TypeVar
 
+from pebble import ProcessExpired, ProcessPool
 from rich import console, progress
 
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.machine import available_cpus
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AHEAD = 4  # items under way per process: enough to keep all busy, few enough to fit in memory
+_run: Callable[[Any], Any]  # in a worker: the function
 
 
 def each(
-    function: Callable[[Item], Result], items: Iterable[Item], processes: int | None = None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    processes: int | None = None,
+    *,
+    name: Callable[[Item], str] = str,
+    seconds: Callable[[Item], float] = lambda item: 0.0,
 ) -> Iterator[tuple[Item, Result | UserError]]:
     """Call a function on each item in other processes; results in the order of the items.
 
-    An item on which the process dies (a crash of the decoder) is tried once more alone and then
-    reported; the others are not lost.
+    An item that crashes its process or takes too long costs only itself: the process is ended and
+    replaced.
 
     Args:
-      function: picklable.
-      items: picklable.
-      processes: how many at once; by default one per core.
+      function: picklable; sent once to each process.
+      items: picklable; taken only as they are needed.
+      processes: how many at once; by default one per available processor.
+      name: what errors call an item.
+      seconds: time limit of an item; 0: none.
 
     Yields:
-      The item with the result, or with the `UserError` that the function raised.
+      The item with the result, or with the `UserError` that the function raised or that says how
+      the process ended.
     """
-    processes = processes or os.cpu_count() or 1
+    processes = processes or available_cpus()
     rest = iter(items)
-    waiting: collections.deque[tuple[Item, Future[Result | UserError]]] = collections.deque()
-    with _Pool(function, processes) as many, _Pool(function, 1) as alone:
+    waiting: collections.deque[tuple[Item, Any]] = collections.deque()
+    pool = ProcessPool(
+        processes,
+        initializer=_start_worker,
+        initargs=(function,),
+        context=multiprocessing.get_context("spawn"),  # a fork's copied locks may hang
+    )
+    try:
         while True:
             for item in itertools.islice(rest, _AHEAD * processes - len(waiting)):
-                waiting.append((item, many.submit(item)))
+                waiting.append((item, pool.schedule(_call, (item,), timeout=seconds(item) or None)))
             if not waiting:
                 return
             item, future = waiting.popleft()
             try:
                 yield item, future.result()
-            except BrokenProcessPool:
-                yield item, alone.run(item)
+            except UserError as error:
+                yield item, error
+            except TimeoutError:
+                yield (
+                    item,
+                    UserError(f"{name(item)}: not done after {seconds(item):.0f} seconds"),
+                )
+            except ProcessExpired as error:
+                code = error.exitcode
+                yield item, UserError(f"{name(item)}: the process died (exit code {code})")
+    finally:
+        pool.stop()
+        pool.join()
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a moving bar can be drawn on a stream.
+    """Whether a progress bar can move on a stream.
 
-    A notebook runs commands on what passes for a terminal, and shows every state of a bar in a line
+    A notebook runs commands on what looks like a terminal, and shows every state of a bar in a line
     of its own.
     """
     return stream.isatty() and "JPY_PARENT_PID" not in os.environ
@@ -80,61 +106,19 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.advance(task, done)
 
 
-class _Pool(Generic[Item, Result]):
-    """A process pool that is replaced when one of its processes has died; started when needed."""
-
-    def __init__(self, function: Callable[[Item], Result], processes: int) -> None:
-        self._function = function
-        self._processes = processes
-        self._executor = self._start()
-
-    def __enter__(self) -> "_Pool[Item, Result]":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-    def submit(self, item: Item) -> "Future[Result | UserError]":
-        try:
-            return self._executor.submit(_outcome, self._function, item)
-        except BrokenProcessPool:
-            self._executor.shutdown(cancel_futures=True)
-            self._executor = self._start()
-            return self._executor.submit(_outcome, self._function, item)
-
-    def run(self, item: Item) -> Result | UserError:
-        """The outcome of an item that has the pool to itself.
-
-        One item's crash takes the others in a pool along; alone, each tells whether it was it.
-        """
-        try:
-            return self.submit(item).result()
-        except BrokenProcessPool:
-            return UserError(f"{item}: the process that read it died; replace or remove the file")
-
-    def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._processes,
-            mp_context=multiprocessing.get_context("spawn"),  # a fork's copied locks may hang
-            initializer=_start_worker,
-        )
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _run
+    _run = function
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed tells nobody: its pools would wait for work for ever."""
+    """A worker that is busy when its parent is killed would work on for nobody."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _outcome(function: Callable[[Item], Result], item: Item) -> Result | UserError:
-    try:
-        return function(item)
-    except UserError as error:
-        return error
+def _call(item: Any) -> Any:
+    return _run(item)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from squeezetime_jax.compilation import cache_folder
+from squeezetime_jax.machine import available_cpus
 
 PACKAGES = (
     "squeezetime-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
@@ -73,7 +74,7 @@ def examine() -> tuple[list[str], bool]:
 
 def _system() -> Iterator[tuple[str, bool]]:
     yield f"Python {platform.python_version()} at {sys.executable}", True
-    yield f"{platform.platform()}, {os.cpu_count()} cores", True
+    yield f"{platform.platform()}, {available_cpus()} cores", True
     flags = {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_"))}
     yield f"settings: {flags or 'no JAX_ or XLA_ variables'}", True
 

@@ -45,9 +45,9 @@ def expand(words: Sequence[str], standard_input: Iterable[str]) -> Iterator[str]
 
 
 def _in_folder(folder: Path) -> list[str]:
-    from squeezetime_jax.data.sources import VIDEO_SUFFIXES  # half a second to import
+    from squeezetime_jax.data.sources import VIDEO_SUFFIXES, is_video_file
 
-    found = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    found = sorted(str(path) for path in folder.rglob("*") if is_video_file(path))
     if not found:
         suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
         raise UserError(

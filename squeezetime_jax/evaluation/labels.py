@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from squeezetime_jax.checkpoint.store import read_labels
-from squeezetime_jax.data.annotations import read_class_names
+from squeezetime_jax.data.sources import read_class_names
 from squeezetime_jax.errors import UserError
 
 BUILT_IN = {"kinetics400": 400, "kinetics600": 600, "hmdb51": 51}

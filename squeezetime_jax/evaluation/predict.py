@@ -31,7 +31,7 @@ from squeezetime_jax.evaluation.views import (
     parse_views,
 )
 from squeezetime_jax.files import whole
-from squeezetime_jax.memory import give_back_memory
+from squeezetime_jax.machine import available_cpus, give_back_memory
 from squeezetime_jax.model.squeezetime import MIN_SIDE
 
 PathLike = str | os.PathLike[str]
@@ -86,7 +86,7 @@ def read_views(
     Raises:
       VideoError: it cannot be read.
     """
-    with Video(video, threads=os.cpu_count() or 1) as opened:
+    with Video(video, threads=available_cpus()) as opened:
         return transforms.views(opened, protocol)
 
 
@@ -134,7 +134,7 @@ def read_ahead(paths: Iterable[str], protocol: ViewProtocol) -> Iterator[Reading
 
 def _read(path: str, protocol: ViewProtocol) -> Reading:
     try:
-        with Video(path, threads=os.cpu_count() or 1) as video:
+        with Video(path, threads=available_cpus()) as video:
             views, fps = transforms.views(video, protocol), video.info.fps
             frames = protocol.indices(video.num_frames)[protocol.num_clips // 2]
         return Reading(path, views, seconds=frames / fps if fps else None)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from squeezetime_jax.data.annotations import read_list
 from squeezetime_jax.data.batches import unreadable_error
 from squeezetime_jax.data.pipeline import eval_batches
-from squeezetime_jax.data.sources import Source, open_source
+from squeezetime_jax.data.sources import Source, open_source, read_list
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.workers import progress_bar
 from squeezetime_jax.errors import UserError

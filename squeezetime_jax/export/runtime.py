@@ -17,6 +17,7 @@ from squeezetime_jax.evaluation.predict import Exported
 from squeezetime_jax.evaluation.views import Sampling
 from squeezetime_jax.export import formats
 from squeezetime_jax.export.manifest import Clips, Manifest, read_manifest
+from squeezetime_jax.machine import available_cpus
 
 _REPEATS = 10
 
@@ -67,7 +68,7 @@ def open_runtime(path: str | os.PathLike[str], *, threads: int | None = None) ->
     format = formats.get(manifest.format)
     format.require(to_open=True)
     try:
-        run = format.open(os.fspath(path), manifest, threads or os.cpu_count() or 1)
+        run = format.open(os.fspath(path), manifest, threads or available_cpus())
     except Exception as error:  # runtimes raise any kind
         raise UserError(
             f"{path}: cannot be opened ({formats.first_line(error)}); export the network again"

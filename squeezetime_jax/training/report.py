@@ -15,6 +15,7 @@ import jax
 
 from squeezetime_jax.data.workers import is_terminal
 from squeezetime_jax.files import write_whole
+from squeezetime_jax.machine import available_cpus
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
@@ -300,7 +301,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "processes": jax.process_count(),
         "devices": {"count": len(devices), "kind": devices[0].device_kind},
-        "cores": os.cpu_count(),
+        "cores": available_cpus(),
         "flags": {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_"))},
     }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from squeezetime_jax.data import clips, video
+from squeezetime_jax.data import transforms, video
 
 KINDS = ("flip bits", "truncate", "swap headers", "zero bytes", "rename text", "set fields")
 TEXTS = (
@@ -70,7 +70,7 @@ def outcome(path: Path) -> str:
     """Either "decoded", or "refused" with the one error type that names the file, or what else."""
     try:
         with video.Video(path) as opened:
-            indices = clips.test_indices(opened.num_frames, 2, 8, 2).ravel()
+            indices = transforms.test_indices(opened.num_frames, 2, 8, 2).ravel()
             frames = opened.frames(indices)
             assert frames.shape[1:] == (opened.info.height, opened.info.width, 3)
             assert len(frames) == len(indices)

@@ -2,7 +2,7 @@ import pytest
 import videos
 
 from squeezetime_jax import cli
-from squeezetime_jax.data import check, workers
+from squeezetime_jax.data import prepare, records, sources, workers
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,9 @@ def root(tmp_path_factory):
         "short.mp4": videos.encode(frames[:5]),
         "tiny.mp4": videos.encode(frames[:, :32, :48]),
         "text.mp4": b"404 not found",
+        "empty.mp4": b"",
+        "picture.mp4": records.encode_jpeg(frames[0]),
+        "page.mp4": b"<!DOCTYPE html><html>404</html>",
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -41,37 +44,68 @@ def root(tmp_path_factory):
 
 GOOD = ["good.mp4", "good.avi", "good.webm", "sound.webm", "hidden.mp4"]
 REASONS = {
-    "cut.webm": r"truncated: \d\.\d s, [56]\.\d s promised by the header",
-    "cut.avi": r"truncated: \d\d frames, 60 promised by the header",
-    "cut.mp4": r"truncated: \d\d frames, 60 promised by the header",
-    "headless.mp4": "not readable as a video",
+    "cut.webm": r"truncated: \d\.\d s of the [56]\.\d s that the header announces",
+    "cut.avi": r"truncated: \d\d frames of the 60 that the header announces",
+    "cut.mp4": r"truncated: \d\d frames of the 60 that the header announces",
+    "headless.mp4": r"not readable as a video \(an MP4 file that is truncated or damaged\)",
     "broken.mp4": r"\d+ of 60 frames cannot be decoded without errors",
-    "short.mp4": "only 5 frames, a clip takes 16",
-    "tiny.mp4": "frames of 48 x 32, a side under 64 pixels",
+    "short.mp4": "only 5 frames; a clip has 16",
+    "tiny.mp4": "frames of 48 x 32 pixels; a side is below 64",
     "text.mp4": "not readable as a video",
+    "empty.mp4": r"not readable as a video \(the file is empty\)",
+    "picture.mp4": r"not readable as a video \(it is a picture\)",
+    "page.mp4": r"not readable as a video \(it is an HTML page\)",
     "none.mp4": "no such file",
 }
 
 
-def test_every_odd_video_is_named_with_its_reason(root):
-    paths = [*GOOD, *REASONS]
+def test_every_bad_video_is_named_with_its_reason(root):
+    source = sources.FileSource(root, [(path, 0) for path in [*GOOD, *REASONS]])
     done = []
-    found = dict(check.check(paths, root, 2, done.append))
-    assert sum(done) == len(paths)
+    found = dict(prepare.check(source, 2, done.append))
+    assert sum(done) == len(source)
     assert list(found) == list(REASONS)
     for name, reason in REASONS.items():
         with pytest.raises(AssertionError, match=reason):
             raise AssertionError(found[name])
 
 
-def test_the_command_fails_where_a_video_is_odd(root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(workers, "each", lambda f, items, n: ((item, f(item)) for item in items))
+@pytest.fixture
+def in_this_process(monkeypatch):
+    monkeypatch.setattr(
+        workers, "each", lambda f, items, n, **how: ((item, f(item)) for item in items)
+    )
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_command_fails_if_a_video_is_bad(root, tmp_path, capsys):
     file = tmp_path / "val.txt"
     arguments = [str(file), "--root", str(root), "--workers", "1"]
     file.write_text("good.mp4 0\nshort.mp4 1\n")
     assert cli.main(["check", *arguments]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "short.mp4: only 5 frames, a clip takes 16", "2 videos, 1 odd",
+        "short.mp4: only 5 frames; a clip has 16", "2 videos, 1 with problems",
     ]  # fmt: skip
     file.write_text("good.mp4 0\n")
     assert cli.main(["check", *arguments]) == 0
+    assert capsys.readouterr().out.splitlines() == ["1 video, none with problems"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_command_takes_class_folders_and_shards(root, tmp_path, capsys):
+    for name in ("good.mp4", "tiny.mp4"):
+        (tmp_path / "train" / name[:4]).mkdir(parents=True)
+        (tmp_path / "train" / name[:4] / name).write_bytes((root / name).read_bytes())
+    expected = ["tiny/tiny.mp4: frames of 48 x 32 pixels; a side is below 64"]
+    expected += ["2 videos, 1 with problems"]
+    assert cli.main(["check", str(tmp_path / "train")]) == 1
+    assert capsys.readouterr().out.splitlines() == expected
+    for form in records.FORMS:
+        out = str(tmp_path / form)
+        assert cli.main(["prepare", str(tmp_path / "train"), "--out", out, "--form", form]) == 0
+        assert capsys.readouterr().out.startswith("2 videos, ")
+        assert sources.open_source(out, split="train").class_names == ("good", "tiny")
+        assert cli.main(["check", out, "--split", "train"]) == 1
+        assert capsys.readouterr().out.splitlines() == expected
+    assert cli.main(["prepare", out, "--out", str(tmp_path / "again")]) == 1
+    assert "contains shards; expected an annotation list" in capsys.readouterr().err

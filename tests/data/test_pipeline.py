@@ -320,7 +320,7 @@ def test_evaluation_masks_and_names_unreadable_videos(folder, tmp_path):
     unreadable = any_task.all_unreadable(batches.unreadable)
     assert list(unreadable) == ["train/moving_left/00001.mp4", "train/moving_right/00000.mp4"]
     with pytest.raises(
-        UserError, match=r"^2 videos cannot be read; repair or .*1\.mp4: .* \| .*0\.mp4: "
+        UserError, match=r"^2 videos cannot be read; repair .*1\.mp4: .* \| .*0\.mp4: "
     ):
         raise any_task.unreadable_error(unreadable)
 

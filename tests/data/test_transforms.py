@@ -1,3 +1,5 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def test_center_crop_takes_the_middle():
 
 
 def test_a_crop_must_fit():
-    with pytest.raises(ValueError, match="8 x 8 does not fit frames of 9 x 7"):
+    with pytest.raises(ValueError, match="8 x 8 is larger than frames of 9 x 7"):
         transforms.center_crop(np.zeros((1, 7, 9, 3), np.uint8), 8)
 
 
@@ -127,3 +129,65 @@ def test_multi_scale_crop_snaps_to_the_size():
         corner = np.argwhere((windows[:, :, :, 0, 0] == crop[0, 0]).all(-1))
         exact += any(np.array_equal(frames[0][t : t + 224, x : x + 224], crop) for t, x in corner)
     assert exact > 0
+
+
+def test_test_indices_are_mmaction2s(golden):
+    cases = json.loads((golden / "video.json").read_text())["test_indices"]
+    assert len(cases) > 50
+    for case in cases:
+        found = transforms.test_indices(
+            case["total_frames"], case["num_clips"], case["clip_len"], case["frame_interval"]
+        )
+        np.testing.assert_array_equal(found, case["indices"], str(case))
+
+
+def test_uniform_indices_are_mmaction2s(golden):
+    for case in json.loads((golden / "video.json").read_text())["uniform"]:
+        expected = np.array(case["indices"])
+        found = transforms.uniform_indices(case["total_frames"], expected.shape[1], len(expected))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_starts_are_rounded_half_to_even():
+    # 66 - 61 = 5 over 2 steps: 0, 2.5, 5.
+    assert transforms.test_indices(66, 3)[:, 0].tolist() == [0, 2, 5]
+    # 68 - 61 = 7 over 2 steps: 0, 3.5, 7.
+    assert transforms.test_indices(68, 3)[:, 0].tolist() == [0, 4, 7]
+
+
+def test_training_clip_starts_anywhere_it_fits():
+    rng = np.random.default_rng(0)
+    starts = {int(transforms.training_indices(70, rng=rng)[0]) for _ in range(300)}
+    assert starts == set(range(70 - 64 + 1))
+
+
+def test_training_clip_has_its_interval_and_wraps_round():
+    rng = np.random.default_rng(0)
+    assert np.all(np.diff(transforms.training_indices(500, rng=rng)) == 4)
+    assert transforms.training_indices(10, 8, 3, rng=rng).tolist() == [0, 3, 6, 9, 2, 5, 8, 1]
+
+
+def test_training_clip_is_the_seeds():
+    first, again = (
+        transforms.training_indices(900, rng=np.random.default_rng(7)) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("num_video_frames", [1, 5, 16, 40, 301])
+def test_random_uniform_frames_stay_in_their_segments(num_video_frames):
+    rng = np.random.default_rng(0)
+    segment = (num_video_frames - 1) / 16
+    edges = np.round(np.arange(17) * segment)
+    drawn = np.concatenate(
+        [transforms.uniform_indices(num_video_frames, 16, 1, rng=rng) for _ in range(50)]
+    )
+    assert np.all((edges[:-1] <= drawn) & (drawn <= edges[1:]))
+    assert drawn.max() < num_video_frames
+    if num_video_frames == 301:
+        assert len(np.unique(drawn[:, 3])) > 10
+
+
+def test_a_video_without_frames_has_no_clip():
+    with pytest.raises(ValueError, match="num_video_frames must be at least 1, got 0"):
+        transforms.test_indices(0, 1)

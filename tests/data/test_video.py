@@ -231,7 +231,7 @@ def test_a_cut_file_gives_what_is_there(pictures):
 def test_numbers_out_of_range_are_a_mistake_of_the_caller(pictures):
     with Video(videos.encode(pictures[:5]), "five.mp4") as opened:
         for indices in ([5], [-1], []):
-            with pytest.raises(IndexError, match=r"five\.mp4: frames .* of 5"):
+            with pytest.raises(IndexError, match=r"five\.mp4: frame numbers must be 0 to 4"):
                 opened.frames(indices)
 
 
@@ -242,7 +242,7 @@ HUGE = [name for name in videos.gigantic() if name not in HARMLESS]
 
 @pytest.mark.parametrize("name", HUGE)
 def test_a_gigantic_declared_size_is_refused(name):
-    with pytest.raises(VideoError, match=rf"^{name}: (frames of|not readable|not one frame)"):
+    with pytest.raises(VideoError, match=rf"^{name}: (frames of|not readable|no frame)"):
         Video(videos.gigantic()[name], name).frames([0])
 
 
@@ -269,18 +269,18 @@ def test_a_table_that_counts_millions_of_samples_is_refused(pictures, tmp_path):
         bomb = videos.replaced(bomb, bomb.index(box) + offset, samples)
     (tmp_path / "bomb.mp4").write_bytes(bomb)
     for source in (bomb, tmp_path / "bomb.mp4"):
-        with pytest.raises(VideoError, match="more than the file can hold"):
+        with pytest.raises(VideoError, match="a table of samples exceeds the file's size"):
             Video(source)
     pieces = videos.encode(pictures, container_options={"movflags": "frag_keyframe+empty_moov"})
     assert_reads_as_plainly(pieces)
-    with pytest.raises(VideoError, match="more than the file can hold"):
+    with pytest.raises(VideoError, match="a table of samples exceeds the file's size"):
         Video(videos.replaced(pieces, pieces.index(b"trun") + 8, samples))
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"#EXTM3U\n#EXTINF:9,\n/etc/passwd\n", b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_video_is_named(tmp_path, content):
+def test_other_files_are_named(tmp_path, content):
     path = tmp_path / "text.mp4"
     path.write_bytes(content)
     with pytest.raises(VideoError, match=r"text\.mp4: not readable as a video"):
@@ -304,7 +304,7 @@ def test_a_sound_file_holds_no_video():
         silence.sample_rate = 8000
         out.mux(sound.encode(silence))
         out.mux(sound.encode(None))
-    with pytest.raises(VideoError, match=r"song\.mp4: holds no video"):
+    with pytest.raises(VideoError, match=r"song\.mp4: no video stream that can be decoded"):
         Video(file.getvalue(), "song.mp4")
 
 
@@ -317,7 +317,7 @@ def test_file_names_are_only_names(tmp_path, monkeypatch, pictures, name):
 
 def test_jpegs_are_read_like_a_video(pictures):
     jpegs = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in pictures[:3]]
-    with pytest.raises(VideoError, match="clip: frame 1 is no readable JPEG"):
+    with pytest.raises(VideoError, match="clip: frame 1 is not a readable JPEG"):
         FrameSequence(jpegs, "clip").frames([1])
     jpegs = [
         cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
@@ -335,7 +335,7 @@ def test_a_gigantic_jpeg_is_refused(pictures):
     jpeg = bytearray(cv2.imencode(".jpg", pictures[0])[1].tobytes())
     place = jpeg.index(b"\xff\xc0")
     jpeg[place + 5 : place + 9] = b"\xff\xff\xff\xff"
-    with pytest.raises(VideoError, match="frame 0 is no readable JPEG"):
+    with pytest.raises(VideoError, match="frame 0 is not a readable JPEG"):
         FrameSequence([bytes(jpeg)]).frames([0])
 
 

@@ -16,32 +16,56 @@ sys.path.insert(0, {folder!r})
 import test_workers
 from squeezetime_jax.data import workers
 if __name__ == "__main__":
-    for item, result in workers.each(test_workers.own_id, range(10**9), 1):
+    for item, result in workers.each(test_workers.own_id, [0, 600], 1):
         print(result, flush=True)
 """
 
 
-def own_id(_):
+def own_id(seconds):
+    time.sleep(seconds)
     return os.getpid()
+
+
+class Counted:
+    """A function that counts how often it is sent to another process."""
+
+    sent = 0
+
+    def __call__(self, item):
+        return item
+
+    def __reduce__(self):
+        self.sent += 1
+        return Counted, ()
 
 
 def work(item):
     if item == "dies":
         os._exit(11)
+    if item == "hangs":
+        time.sleep(600)
     if item == "bad":
         raise UserError("bad: no good")
     return item * 2
 
 
-def test_results_come_in_order_and_a_dead_process_costs_one_item():
-    items = ["a", "b", "bad", "dies", *"cdefghijklmnop"]
-    found = list(workers.each(work, items, 2))
+def test_results_come_in_order_and_a_crash_or_a_hang_costs_one_item():
+    items = ["a", "b", "bad", "dies", *"cdefg", "hangs", *"hijklmnop"]
+    limits = {"hangs": 1}
+    found = list(workers.each(work, items, 2, seconds=lambda item: limits.get(item, 60)))
     assert [item for item, _ in found] == items
     outcomes = dict(found)
-    assert str(outcomes["bad"]) == "bad: no good"
-    assert str(outcomes["dies"]).startswith("dies: the process that read it died")
-    rest = {item: result for item, result in found if item not in ("bad", "dies")}
-    assert rest == {item: item * 2 for item in rest}
+    assert str(outcomes.pop("bad")) == "bad: no good"
+    assert str(outcomes.pop("dies")) == "dies: the process died (exit code 11)"
+    assert str(outcomes.pop("hangs")) == "hangs: not done after 1 seconds"
+    assert outcomes == {item: item * 2 for item in outcomes}
+    assert len(outcomes) == len(items) - 3
+
+
+def test_the_function_is_sent_once_to_each_process():
+    function = Counted()
+    assert list(workers.each(function, range(20), 2)) == [(k, k) for k in range(20)]
+    assert function.sent == 2
 
 
 def test_items_are_taken_as_they_are_needed():
@@ -64,8 +88,11 @@ def test_a_killed_parent_takes_its_processes_along(tmp_path):
     worker = Path("/proc", parent.stdout.readline().strip())
     assert worker.exists()
     parent.send_signal(signal.SIGKILL)
-    parent.communicate()
+    parent.wait()
+    parent.stdout.close()
     deadline = time.monotonic() + 20
-    while worker.exists() and time.monotonic() < deadline:
+    while (lives := worker.exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not worker.exists()
+    if lives:
+        os.kill(int(worker.name), signal.SIGKILL)
+    assert not lives

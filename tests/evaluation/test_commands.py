@@ -153,7 +153,7 @@ def test_features(
         (["{video}", "--checkpoint", "{notes}"], "notes.txt"),
         (["{video}", "--checkpoint", "{empty}"], "a directory without a checkpoint"),
         (["{video}", "--labels", "hmdb51"], "found 51 class names, but the network has 8"),
-        (["{video}", "--labels", "nowhere.txt"], "nowhere.txt: not readable"),
+        (["{video}", "--labels", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["{video}", "{video}", "--save", "a.png"], "one picture for several videos"),
         (["camera:9"], "camera 9 not found"),
         (["camera", "{video}"], "a stream is predicted by itself"),
@@ -238,10 +238,10 @@ def test_eval_from_a_config_is_compared_with_what_is_published(
     ("words", "message"),
     [
         ([], "no videos given"),
-        (["--videos", "nowhere.txt"], "found neither file nor folder"),
-        (["--videos", "{empty}"], "found no video in its 0 folders"),
+        (["--videos", "nowhere.txt"], "nowhere.txt: not found; expected an annotation list"),
+        (["--videos", "{empty}"], "no videos in its class folders"),
         (["--videos", "{broken}"], "1 video cannot be read"),
-        (["--videos", "{broken}", "--labels", "nowhere.txt"], "nowhere.txt: not readable"),
+        (["--videos", "{broken}", "--labels", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--config", "nowhere.py"], "config: no file nowhere.py"),
     ],
 )

@@ -119,7 +119,7 @@ def test_batches_that_can_be_cut_pass() -> None:
 
 
 def test_a_value_out_of_range_is_named() -> None:
-    with pytest.raises(ValueError, match=r"momentum is 1.5, wanted in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1\.5"):
         Recipe(momentum=1.5)
 
 

@@ -15,7 +15,7 @@ class Hmdb51(VideoBuilder):
 
     NUM_CLASSES = 51
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Lay into the manual folder:
+    Put into the manual folder:
     - `videos/<class>/<name>.avi`: the unpacked class archives;
     - `splits/<class>_test_split1.txt` (2, 3): the split files, lines `<name>.avi 0|1|2`.
     """
@@ -31,7 +31,7 @@ class Hmdb51(VideoBuilder):
                 video, _, flag = line.strip().rpartition(" ")
                 if line.strip() and (not video or flag not in ("0", "1", "2")):
                     raise UserError(
-                        f"{file}, line {number}: found {line[:80]!r}, wanted `name.avi 0|1|2`"
+                        f"{file}, line {number}: expected `name.avi 0|1|2`, got {line[:80]!r}"
                     )
                 if flag in _FLAGS:
                     videos[_FLAGS[flag]].append((f"videos/{name}/{video.strip()}", name))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from squeezetime_jax.data.builders.video_builder import Labelled, VideoBuilder, storage_configs
-from squeezetime_jax.data.sources import VIDEO_SUFFIXES
+from squeezetime_jax.data.sources import is_video_file
 from squeezetime_jax.errors import UserError
 
 # Name of the TFDS split -> of the data set's own csv file and folder.
@@ -17,7 +17,7 @@ class Kinetics400(VideoBuilder):
 
     NUM_CLASSES = 400
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Lay into the manual folder, for each split that you have (train, val, test):
+    Put into the manual folder, for each split that you have (train, val, test):
     - its csv file, `train.csv`, with the columns label, youtube_id, time_start and time_end;
     - its videos, at any depth below the folder `train/`, named by the YouTube identifier alone or
       followed by the times: `<youtube_id>.mp4` or `<youtube_id>_000010_000020.mp4`.
@@ -29,7 +29,7 @@ class Kinetics400(VideoBuilder):
         lists = {name: folder / f"{own}.csv" for name, own in _SPLITS.items()}
         present = {name: file for name, file in lists.items() if file.is_file()}
         if not present:
-            raise UserError(f"{folder}: found neither train.csv, val.csv nor test.csv; add one")
+            raise UserError(f"{folder}: no train.csv, val.csv or test.csv found; add one")
         return {name: _read(folder, file) for name, file in present.items()}
 
 
@@ -39,19 +39,23 @@ def _read(folder: Path, file: Path) -> list[Labelled]:
     there = {
         video.stem: str(video.relative_to(folder))
         for video in sorted(below.rglob("*"))
-        if video.suffix.lower() in VIDEO_SUFFIXES
+        if is_video_file(video)
     }
     videos = []
     with file.open(newline="", encoding="utf-8") as lines:
         rows = csv.DictReader(lines)
         missing = {"label", "youtube_id", "time_start", "time_end"} - set(rows.fieldnames or ())
         if missing:
-            raise UserError(f"{file}: has no column {', '.join(sorted(missing))}; wanted all four")
+            raise UserError(
+                f"{file}: column {', '.join(sorted(missing))} not found; it needs all four"
+            )
         for row in rows:
             try:
                 times = f"{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
             except ValueError as error:
-                raise UserError(f"{file}, line {rows.line_num}: {error}; wanted seconds") from error
+                raise UserError(
+                    f"{file}, line {rows.line_num}: expected seconds: {error}"
+                ) from error
             stem = f"{row['youtube_id']}_{times}"
             path = there.get(stem) or there.get(row["youtube_id"]) or f"{file.stem}/{stem}.mp4"
             videos.append((path, row["label"]))

@@ -14,7 +14,7 @@ class SomethingSomethingV2(VideoBuilder):
 
     NUM_CLASSES = 174
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Lay into the manual folder:
+    Put into the manual folder:
     - `labels/train.json`, `labels/validation.json`: lists of {"id", "template", ...};
     - `labels/labels.json`: template -> number;
     - `20bn-something-something-v2/<id>.webm`: the videos.
@@ -32,10 +32,10 @@ class SomethingSomethingV2(VideoBuilder):
         file = folder / "labels" / "labels.json"
         numbers = {name: int(number) for name, number in _read_json(file).items()}
         if sorted(numbers.values()) != list(range(len(numbers))):
-            raise UserError(f"{file}: its numbers are not 0 to {len(numbers) - 1}; mend the file")
+            raise UserError(f"{file}: numbers must be 0 to {len(numbers) - 1}; correct the file")
         unknown = {name for listed in splits.values() for _, name in listed} - numbers.keys()
         if unknown:
-            raise UserError(f"{file}: lacks the template {min(unknown)!r} of the lists")
+            raise UserError(f"{file}: template {min(unknown)!r} of the lists not found")
         return sorted(numbers, key=numbers.__getitem__)
 
 
@@ -49,7 +49,7 @@ def _read_list(file: Path) -> list[Labelled]:
             for entry in _read_json(file)
         ]
     except (KeyError, TypeError) as error:
-        raise UserError(f'{file}: wanted a list of {{"id", "template"}}; found {error}') from error
+        raise UserError(f'{file}: expected a list of {{"id", "template"}}, got {error}') from error
 
 
 def _read_json(file: Path) -> Any:

@@ -66,7 +66,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     NUM_CLASSES: int
     CITATION: str
-    # TFDS downloads nothing here, and looking for checksums beside the code wants one more package.
+    # TFDS downloads nothing here, and searching checksums beside the code needs another package.
     url_infos: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *, beam: bool = False, **kwargs: Any) -> None:
@@ -93,8 +93,8 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder):
         classes = self._class_names(folder, splits)
         if len(classes) != self.NUM_CLASSES:
             raise UserError(
-                f"{folder}: its lists name {len(classes)} classes, wanted {self.NUM_CLASSES};"
-                " complete the annotation files, or labels would not be the published ones"
+                f"{folder}: expected lists of {self.NUM_CLASSES} classes, got {len(classes)};"
+                " complete the annotation files, or the labels differ from the published ones"
             )
         if self.info.features["label"].num_classes is None:
             self.info.features["label"].names = classes
@@ -131,8 +131,8 @@ def _present(folder: Path, split: str, videos: list[tuple[str, int]]) -> list[tu
     found = [video for video in videos if (folder / video[0]).is_file()]
     if not found:
         raise UserError(
-            f"{folder}: found none of the {len(videos)} videos listed for {split}, such as"
-            f" {videos[0][0] if videos else 'none'}; wanted them below this folder"
+            f"{folder}: none of the {len(videos)} videos listed for {split} found, such as"
+            f" {videos[0][0] if videos else 'none'}; expected them below this folder"
         )
     _log.info("%s: found %d of the %d listed videos", split, len(found), len(videos))
     return found
@@ -161,7 +161,7 @@ def _examples(store: Any, video: tuple[str, int]) -> Iterator[tuple[str, dict[st
 def _in_processes(
     store: Any, videos: Sequence[tuple[str, int]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for video, stored in workers.each(store, videos):
+    for video, stored in workers.each(store, videos, name=lambda video: video[0]):
         if isinstance(stored, UserError):
             _log.warning("left out: %s", stored)
             continue

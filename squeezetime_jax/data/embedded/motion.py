@@ -24,6 +24,7 @@ from squeezetime_jax.data.embedded import scenes
 from squeezetime_jax.data.embedded.folder import claim, complete
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.files import write_whole
+from squeezetime_jax.machine import available_cpus
 
 CLASSES = (
     "moving right", "moving left", "moving down", "moving up",
@@ -155,7 +156,7 @@ def write_motion_dataset(
     write = functools.partial(
         _write_video, folder, seed=seed, size=size, num_frames=num_frames, difficulty=difficulty
     )
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or available_cpus()) as pool:
         lines = list(pool.map(lambda job: write(*job), jobs, chunksize=1))
     write_whole(folder / "train.txt", "".join(lines[:num_train]))
     write_whole(folder / "test.txt", "".join(lines[num_train:]))

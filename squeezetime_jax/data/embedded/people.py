@@ -14,7 +14,6 @@ of the video.
 import dataclasses
 import functools
 import math
-import os
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from squeezetime_jax.data.embedded import scenes
 from squeezetime_jax.data.embedded.folder import claim, complete
 from squeezetime_jax.errors import check_fields
 from squeezetime_jax.files import write_whole
+from squeezetime_jax.machine import available_cpus
 
 FPS, START, SECONDS = 16, 900, 2
 SECOND = START + SECONDS // 2
@@ -209,7 +209,7 @@ def write_people(folder: Path, people: People, threads: int | None = None) -> Pa
         files = written(folder, split)
         files.root.mkdir(parents=True, exist_ok=True)
         write = functools.partial(_write_video, files.root, people, split)
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(threads or available_cpus()) as pool:
             videos = list(pool.map(write, range(number)))
         rows = "".join(row for k, persons in enumerate(videos) for row in _rows(split, k, persons))
         write_whole(files.ground_truth, rows)

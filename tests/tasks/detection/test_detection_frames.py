@@ -39,9 +39,9 @@ def test_training_moves_each_frame_by_itself() -> None:
 
 
 def test_a_bad_sampling_is_refused() -> None:
-    with pytest.raises(ValueError, match="frame_offset is 2"):
+    with pytest.raises(ValueError, match="frame_offset must be 0 or 1, got 2"):
         Sampling(frame_offset=2)
-    with pytest.raises(ValueError, match="end is 900"):
+    with pytest.raises(ValueError, match="end must be more than 900, got 900"):
         Sampling(end=900)
 
 

@@ -267,12 +267,12 @@ def test_a_test_video_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data__max_instances": 0}, "data.max_instances.* 0.* at least 1"),
+        ({"data__max_instances": 0}, "data.max_instances must be at least 1, got 0"),
         ({"model__num_classes": 3}, "model.num_classes is 3, but the annotations have 8 classes"),
         ({"batch_size": 900}, "900"),
         ({"optimizer__accumulation": 2}, "optimizer.accumulation must be 1"),
         ({"window__padding": (3, 1)}, r"window.padding is \(3, 1\), but .* need 0 frames"),
-        ({"evaluation__thresholds": (0.0,)}, r"evaluation.thresholds.* \(0.0,\)"),
+        ({"evaluation__thresholds": (0.0,)}, r"evaluation.thresholds must be .* \(0.0,\)"),
         ({"data__annotations": "nowhere"}, "nowhere.*cannot be read as text"),
     ],
 )
