@@ -113,6 +113,9 @@ def augment(
     labels: Int[Array, "n"],
     augmentation: Augmentation,
     dtype: jnp.dtype | type = jnp.float32,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> tuple[Float[Array, "n t h w 3"], Int[Array, "n"]]:
     """Augment and normalise a batch of training clips.
 
@@ -122,6 +125,8 @@ def augment(
       labels: a class per clip.
       augmentation: what may happen.
       dtype: of the result.
+      mean: what the network's input subtracts from each colour.
+      std: what it divides each colour by.
 
     Returns:
       Clips ready for the network, and the labels after the flip.
@@ -129,7 +134,7 @@ def augment(
     draws = draw(key, clips.shape, augmentation)
     if augmentation.flip_labels is not None:
         labels = jnp.where(draws.flip, jnp.asarray(augmentation.flip_labels)[labels], labels)
-    return apply(clips, draws, augmentation, dtype), labels
+    return apply(clips, draws, augmentation, dtype, mean=mean, std=std), labels
 
 
 def normalise(
@@ -157,6 +162,9 @@ def apply(
     draws: Draws,
     augmentation: Augmentation,
     dtype: jnp.dtype | type = jnp.float32,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Float[Array, "n t h w 3"]:
     """Do to each clip what was drawn for it, then normalise.
 
@@ -172,7 +180,7 @@ def apply(
         inside = _inside(draws.box, clips.shape)
         noise = _noise(draws.noise_seed, clips.shape)
         planes = [jnp.where(inside, n, p) for n, p in zip(noise, planes, strict=True)]
-    planes = [(p - mean) * (1 / std) for p, mean, std in zip(planes, MEAN, STD, strict=True)]
+    planes = [(p - m) * (1 / s) for p, m, s in zip(planes, mean, std, strict=True)]
     return jnp.stack(planes, axis=-1).astype(dtype)
 
 

@@ -107,12 +107,15 @@ class Recognition(Task):
     def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:
         """Augmented, normalised `clips`, `labels` (a flip may change them), and soft `targets`."""
         model, recipe = self.experiment.model, self.experiment.optimizer
+        expected = registry.entry_of(model).input
         clips, labels = augment(
             jax.random.fold_in(key, _AUGMENT),
             batch["clips"],
             batch["labels"],
             augmentation=self.experiment.augmentation,
             dtype=model.param_dtype,
+            mean=expected.mean,
+            std=expected.std,
         )
         targets = jax.nn.one_hot(labels, model.num_classes, dtype=clips.dtype)
         if recipe.mixup or recipe.cutmix:
