@@ -35,7 +35,7 @@ def _save(content: str, metavar: str = "PICTURE") -> Argument:
 
 
 @subcommand(
-    "Train and test a small network on generated videos, in minutes.",
+    "Train and test a small network on generated videos.",
     "squeezetime demo",
     arg("--workdir", default="squeezetime-demo", metavar="FOLDER", help="folder of the results"),
     arg("--config", default="demo", help=argparse.SUPPRESS),
@@ -47,7 +47,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 @subcommand(
-    "Convert weights between .pth files and checkpoint directories.",
+    "Convert weights from and to PyTorch's .pth files.",
     "squeezetime convert released.pth weights/k400    # and back: weights/k400 mine.pth",
     arg("source", metavar="SOURCE", help=_CHECKPOINT_HELP),
     arg("target", metavar="TARGET", help="a file ending in .pth, or a new checkpoint directory"),
@@ -362,7 +362,7 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 @subcommand(
-    "Name the actions in videos, or live from a camera or stream.",
+    "Name the actions in videos, or live from a camera.",
     "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures\n"
     "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.onnx   # exported",
     _VIDEOS,
@@ -396,7 +396,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 @subcommand(
-    "Write the pooled features of videos, for another classifier.",
+    "Write the pooled features of videos.",
     "squeezetime features clips/ --checkpoint k400.pth --out features.npz",
     _VIDEOS,
     *_VIEWS,
@@ -437,7 +437,7 @@ def _localize(args: argparse.Namespace) -> int:
 
 
 @subcommand(
-    "Name the actions of each person in a video, second by second.",
+    "Name the actions of each person, second by second.",
     "squeezetime detect film.mp4 --checkpoint ava21.pth --boxes persons.csv --save drawn.mp4",
     arg("video", metavar="VIDEO", help="a video file"),
     _CHECKPOINT,
@@ -475,7 +475,7 @@ _GROUND_TRUTH, _DETECTIONS = (
 
 
 @subcommand(
-    "Compute the frame mAP of a csv file of detections (AVA).",
+    "Compute the frame mAP of detections (AVA).",
     "squeezetime frame-map --ground-truth gt.csv --detections found.csv --labels list.pbtxt",
     _GROUND_TRUTH,
     _DETECTIONS,
@@ -497,7 +497,7 @@ def _frame_map(args: argparse.Namespace) -> None:
 
 
 @subcommand(
-    "Compute the mAP of a JSON file of temporal detections (THUMOS14).",
+    "Compute the mAP of temporal detections (THUMOS14).",
     "squeezetime temporal-map --ground-truth gt.json --detections found.json --subset test",
     _GROUND_TRUTH,
     _DETECTIONS,
@@ -518,7 +518,7 @@ def _temporal_map(args: argparse.Namespace) -> None:
 
 
 @subcommand(
-    "Store the frames around annotated seconds as shards, which load faster (AVA).",
+    "Store AVA's annotated seconds as shards.",
     "squeezetime ava-shards --config ava21 --split train --out shards",
     arg("--config", required=True, metavar="FILE", help="its data; fields: --config.NAME=VALUE"),
     arg("--split", required=True, choices=("train", "test"), help="the same --out for both"),
@@ -547,7 +547,7 @@ def _ava_shards(args: argparse.Namespace) -> int:
 
 
 @subcommand(
-    "Convert AVA's person proposals from a pickle to npz or parquet.",
+    "Convert AVA's person proposals to npz or parquet.",
     "squeezetime ava-proposals ava_dense_proposals_val.FAIR.recall_93.9.pkl val.npz",
     arg("source", metavar="SOURCE", help="a pickle; it is read as data, nothing in it is run"),
     arg("target", metavar="TARGET", help="a file ending in .npz or .parquet"),

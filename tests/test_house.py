@@ -77,8 +77,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_the_package_lists_and_refuses_names() -> None:
-    assert {"SqueezeTime", "SqueezeTimeConfig", "load", "from_state_dict"} <= set(
-        dir(squeezetime_jax)
-    )
+    names = "SqueezeTime SqueezeTimeConfig Stream create from_state_dict load predict train"
+    assert set(squeezetime_jax.__all__) == set(names.split()) <= set(dir(squeezetime_jax))
+    for name in squeezetime_jax.__all__:
+        assert getattr(squeezetime_jax, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         _ = squeezetime_jax.laod

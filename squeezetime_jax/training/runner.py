@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ class Result:
 
 
 def train(
-    experiment: Experiment | ConfigDict, workdir: Path, reporter: Reporter | None = None
+    experiment: Experiment | ConfigDict,
+    workdir: str | os.PathLike[str],
+    reporter: Reporter | None = None,
 ) -> Result:
     """Train an experiment, or continue with it.
 
@@ -87,8 +90,9 @@ def train(
       UserError: a file is missing or invalid; `workdir` has another experiment; the batch does not
         fit the devices; the loss is not finite; the disk is full; the run was stopped by SIGTERM.
     """
-    _check_init(experiment.init, workdir)
-    return run(open_task(experiment, workdir), reporter)
+    folder = Path(workdir)
+    _check_init(experiment.init, folder)
+    return run(open_task(experiment, folder), reporter)
 
 
 def run(task: Task, reporter: Reporter | None = None) -> Result:
