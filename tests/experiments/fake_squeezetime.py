@@ -3,8 +3,8 @@
 `train` writes a line a step into `steps.txt` of its working directory, resuming after the last, and
 `curves.png` at the end; `eval` prints a score made from the checkpoint's name. Both append to the
 file that FAKE_LOG names. FAKE_HOLD names a file: while it holds "train RUN" or "eval RUN", that
-command of that run touches the file's neighbour ".reached" halfway and waits. FAKE_FAIL is a
-subcommand that fails.
+command of that run touches the file's neighbour ".reached" halfway and waits, for a minute at most.
+FAKE_FAIL is a subcommand that fails.
 """
 
 import hashlib
@@ -28,7 +28,12 @@ def record(line: str) -> None:
 
 def wait_while_held(command: str, run: Path) -> None:
     hold = Path(os.environ.get("FAKE_HOLD", "none"))
-    while hold.exists() and hold.read_text() == f"{command} {run.parent.name}/{run.name}":
+    deadline = time.monotonic() + 60
+    while (
+        time.monotonic() < deadline
+        and hold.exists()
+        and hold.read_text() == f"{command} {run.parent.name}/{run.name}"
+    ):
         hold.with_suffix(".reached").touch()
         time.sleep(0.01)
 

@@ -220,7 +220,7 @@ def test_a_signal_reaches_the_command(tmp_path: Path) -> None:
         "import pathlib, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         f"pathlib.Path({str(ready)!r}).touch()\n"
-        "time.sleep(60)"
+        "time.sleep(30)"
     )
     program = f"import sys, launch; launch.PROGRAM[:] = [sys.executable, '-c', {code!r}]"
     words = [*("local", "--"), *TRAIN]
@@ -230,7 +230,10 @@ def test_a_signal_reaches_the_command(tmp_path: Path) -> None:
     while not ready.exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == PREEMPTED
+    try:
+        assert process.wait(timeout=20) == PREEMPTED
+    finally:
+        process.kill()
 
 
 @pytest.mark.slow
