@@ -6,6 +6,7 @@ small network, on embedded videos.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 SCALES = ("demo", "paper")
@@ -117,59 +118,54 @@ class Table:
         return self.demo if scale == "demo" else self.paper
 
 
-def _published(
-    parameters: float | None, multiply_adds: float | None, top1: float, top5: float | None = None
-) -> dict[str, float]:
-    found = {
-        "parameters": parameters,
-        "multiply-adds": multiply_adds,
-        "top-1": top1,
-        "top-5": top5,
-    }
-    return {column: value for column, value in found.items() if value is not None}
+def _row(
+    name: str,
+    costs: tuple[float | None, float | None],
+    accuracy: tuple[float, float | None],
+    fields: Mapping[str, Any] = MappingProxyType({}),
+    demo: Mapping[str, Any] | None = None,
+) -> Row:
+    """A row by its parameters and multiply-adds, and its top-1 and top-5; None: not published."""
+    columns = ("parameters", "multiply-adds", "top-1", "top-5")
+    figures = zip(columns, (*costs, *accuracy), strict=True)
+    paper = {column: value for column, value in figures if value is not None}
+    return Row(name, paper, fields, demo)
 
 
-def _frames(frames: int, interval: int, paper: Mapping[str, float]) -> Row:
-    """The interval shrinks as the frames grow, so a clip always spans as much of the video."""
-    name, fields = f"{frames} frames", {"model.num_frames": frames, "data.frame_interval": interval}
-    if frames == 16:  # the network as it is
-        return Row(name, paper)
-    # The embedded videos have half as many frames as the paper's clips span.
-    return Row(name, paper, fields, {**fields, "data.frame_interval": interval // 2})
+def _clip(frames: int, interval: int) -> dict[str, int]:
+    return {"model.num_frames": frames, "data.frame_interval": interval}
 
 
-def _width(width: float, paper: Mapping[str, float]) -> Row:
-    """The small network of the ablations is half as wide as the paper's."""
-    if width == 1:
-        return Row("width 1", paper)
-    return Row(f"width {width:g}", paper, {"model.width": width}, {"model.width": width / 2})
+def _width(factor: float) -> dict[str, float]:
+    return {"model.width": factor}
 
 
-WHOLE = _published(28.7, 5.5, 71.6, 89.3)
-WIDTHS = (
-    _width(0.5, _published(None, 1.9, 67.8)),
-    _width(0.75, _published(None, 3.4, 69.8)),
-    _width(1, WHOLE),
-    _width(1.25, _published(None, 8.1, 71.9)),
-)
-_HALF_AS_WIDE = "Here each network is half as wide: 0.25, 0.375, 0.5, 0.625."
 _TFC, _IOI = {"model.branches": "tfc"}, {"model.branches": "ioi"}
 _NO_FOCUS, _NO_POSITION = {"model.temporal_focus": False}, {"model.position_encoding": False}
-_OVERLAPS = ("0.3", "0.4", "0.5", "0.6", "0.7")
+WHOLE = ((28.7, 5.5), (71.6, 89.3))
+# The small network of the ablations is half as wide as the paper's.
+WIDTHS = (
+    _row("width 0.5", (None, 1.9), (67.8, None), _width(0.5), _width(0.25)),
+    _row("width 0.75", (None, 3.4), (69.8, None), _width(0.75), _width(0.375)),
+    _row("width 1", *WHOLE),
+    _row("width 1.25", (None, 8.1), (71.9, None), _width(1.25), _width(0.625)),
+)
+_WIDTHS_NOTE = "Here each network is half as wide: 0.25, 0.375, 0.5, 0.625."
+_OVERLAPS = {"0.3": 48.3, "0.4": 43.0, "0.5": 34.8, "0.6": 24.7, "0.7": 13.8}
+_ONE = "SqueezeTime"  # the row of a table of one network
 
 TABLES = (
     Table(
         name="table1_branches",
         title="Table 1: the middle of a block",
         rows=(
-            Row(
-                "base, a 3x3 convolution",
-                _published(23.6, 4.7, 67.2, 87.1),
+            _row(
+                *("base, a 3x3 convolution", (23.6, 4.7), (67.2, 87.1)),
                 {"model.branches": "conv3x3"},
             ),
-            Row("TFC branch", _published(16.1, 3.1, 62.8, 83.5), _TFC),
-            Row("IOI branch", _published(27.5, 5.3, 69.6, 88.3), _IOI),
-            Row("both (SqueezeTime)", WHOLE),
+            _row("TFC branch", (16.1, 3.1), (62.8, 83.5), _TFC),
+            _row("IOI branch", (27.5, 5.3), (69.6, 88.3), _IOI),
+            _row("both (SqueezeTime)", *WHOLE),
         ),
         rising=("TFC branch", "base, a 3x3 convolution", "IOI branch", "both (SqueezeTime)"),
     ),
@@ -177,17 +173,9 @@ TABLES = (
         name="table2_ioi",
         title="Table 2: the parts of the IOI branch, without the TFC branch",
         rows=(
-            Row(
-                "IOI alone",
-                _published(24.9, 5.3, 68.1, 87.4),
-                {**_IOI, **_NO_FOCUS, **_NO_POSITION},
-            ),
-            Row(
-                "with temporal focus",
-                _published(27.4, 5.3, 69.2, 88.4),
-                {**_IOI, **_NO_POSITION},
-            ),
-            Row("with focus and position encoding", _published(27.5, 5.3, 69.6, 88.3), _IOI),
+            _row("IOI alone", (24.9, 5.3), (68.1, 87.4), _IOI | _NO_FOCUS | _NO_POSITION),
+            _row("with temporal focus", (27.4, 5.3), (69.2, 88.4), _IOI | _NO_POSITION),
+            _row("with focus and position encoding", (27.5, 5.3), (69.6, 88.3), _IOI),
         ),
         rising=("IOI alone", "with temporal focus", "with focus and position encoding"),
     ),
@@ -195,23 +183,21 @@ TABLES = (
         name="table3_tfc",
         title="Table 3: temporal focus against a plain 1x1 convolution, without the IOI branch",
         rows=(
-            Row(
-                "plain 1x1 convolution",
-                _published(13.5, 3.1, 49.9, 73.3),
-                {**_TFC, **_NO_FOCUS},
-            ),
-            Row("temporal focus convolution (TFC)", _published(16.1, 3.1, 62.8, 83.5), _TFC),
+            _row("plain 1x1 convolution", (13.5, 3.1), (49.9, 73.3), _TFC | _NO_FOCUS),
+            _row("temporal focus convolution (TFC)", (16.1, 3.1), (62.8, 83.5), _TFC),
         ),
         rising=("plain 1x1 convolution", "temporal focus convolution (TFC)"),
     ),
+    # The interval shrinks as the frames grow, so that a clip always spans as much of the video; the
+    # embedded videos have half as many frames as the paper's clips span.
     Table(
         name="table4_frames",
         title="Table 4: frames of a clip (interval 12, 8, 4, 2)",
         rows=(
-            _frames(4, 12, _published(None, 4.8, 70.7, 89.1)),
-            _frames(8, 8, _published(None, 5.0, 70.9, 88.9)),
-            _frames(16, 4, _published(None, 5.5, 71.6, 89.3)),
-            _frames(32, 2, _published(None, None, 71.7)),
+            _row("4 frames", (None, 4.8), (70.7, 89.1), _clip(4, 12), _clip(4, 6)),
+            _row("8 frames", (None, 5.0), (70.9, 88.9), _clip(8, 8), _clip(8, 4)),
+            _row("16 frames", (None, 5.5), (71.6, 89.3)),
+            _row("32 frames", (None, None), (71.7, None), _clip(32, 2), _clip(32, 1)),
         ),
         rising=("4 frames", "8 frames", "16 frames", "32 frames"),
         demo_note="Here the frames lie half as far apart as in the paper: 6, 4, 2, 1.",
@@ -221,12 +207,12 @@ TABLES = (
         title="Table 5: width, as a factor on every stage's channels",
         rows=WIDTHS,
         rising=("width 0.5", "width 0.75", "width 1", "width 1.25"),
-        demo_note=_HALF_AS_WIDE,
+        demo_note=_WIDTHS_NOTE,
     ),
     Table(
         name="table6_7_speed",
         title="Tables 6 and 7: SqueezeTime on Kinetics-400, and its speed",
-        rows=(Row("SqueezeTime", WHOLE),),
+        rows=(_row(_ONE, *WHOLE),),
         runtimes=("fused float32", "openvino float32", "openvino int8", "litert int8"),
         paper_network=True,
         note="The paper's speed, on other machines: 123 ms a clip on a Xeon Gold 6278C, 139 ms on"
@@ -235,7 +221,7 @@ TABLES = (
     Table(
         name="table8_kinetics600",
         title="Table 8: SqueezeTime on Kinetics-600",
-        rows=(Row("SqueezeTime", _published(None, None, 76.0, 92.5)),),
+        rows=(_row(_ONE, (None, None), (76.0, 92.5)),),
         paper=KINETICS600,
         demo_note="Here: the small network on the motion videos, as in Table 1; with eight classes,"
         " chance is 12.5 %.",
@@ -243,7 +229,7 @@ TABLES = (
     Table(
         name="table9_hmdb51",
         title="Table 9: SqueezeTime on HMDB51, fine-tuned from Kinetics-400",
-        rows=(Row("SqueezeTime", _published(None, None, 65.6, 90.3)),),
+        rows=(_row(_ONE, (None, None), (65.6, 90.3)),),
         paper=HMDB51,
         demo=MOTION_FINE_TUNED,
         demo_note="Here: the small network of Table 1 (seed 0), fine-tuned on 320 motion videos of"
@@ -252,7 +238,7 @@ TABLES = (
     Table(
         name="table10_ava",
         title="Table 10: detection on AVA 2.1",
-        rows=(Row("SqueezeTime", {"frame mAP": 15.1}),),
+        rows=(Row(_ONE, {"frame mAP": 15.1}),),
         paper=AVA,
         demo=PEOPLE,
         metrics={"frame mAP": "overall"},
@@ -261,25 +247,19 @@ TABLES = (
     Table(
         name="table11_thumos14",
         title="Table 11: localisation on THUMOS14, mean average precision by overlap",
-        rows=(
-            Row(
-                "SqueezeTime",
-                {"average": 32.7, "0.3": 48.3, "0.4": 43.0, "0.5": 34.8, "0.6": 24.7, "0.7": 13.8},
-            ),
-        ),
+        rows=(Row(_ONE, {"average": 32.7, **_OVERLAPS}),),
         paper=THUMOS14,
         demo=UNTRIMMED,
         metrics={"average": "average", **{t: f"per_threshold.{t}" for t in _OVERLAPS}},
         demo_note="Here: the untrimmed motion videos of configs/thumos14.py:demo, from the weights"
         " of configs/demo.py.",
     ),
-    # Its runs are those of Table 5.
     Table(
         name="figure1_speed",
         title="Figure 1: accuracy against speed",
         rows=WIDTHS,
         runtimes=("fused float32",),
-        demo_note=_HALF_AS_WIDE,
+        demo_note=_WIDTHS_NOTE,
         note="The paper's figure has SqueezeTime at 71.6 % and 123 ms a clip, on another machine.",
     ),
 )

@@ -1,9 +1,13 @@
 """What every test shares: a compilation cache, reference numbers and files, required packages."""
 
+import fcntl
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 # Compiling takes most of the suite's time, and half as long without LLVM's optimisations.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
@@ -77,3 +81,56 @@ def float64() -> Iterator[None]:
     """JAX computes in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+class DemoRun(NamedTuple):
+    """A run of `squeezetime demo`.
+
+    Attributes:
+      folder: its working directory.
+      output: what it printed.
+      fields: of the config, as words of the command.
+    """
+
+    folder: Path
+    output: str
+    fields: tuple[str, ...]
+
+
+DEMO_FIELDS = (
+    *("--config.epochs=1", "--config.batch_size=16", "--config.evaluation.batch_size=16"),
+    *("--config.model.width=0.125", "--config.model.num_frames=4"),
+    *("--config.data.motion.num_train=32", "--config.data.motion.num_test=16"),
+    *("--config.data.motion.size=32", "--config.data.motion.num_frames=8"),
+    *("--config.data.short_side=32", "--config.data.crop_size=32"),
+    *("--config.evaluation.short_side=32", "--config.evaluation.crop_size=32"),
+)
+
+
+@pytest.fixture(scope="session")
+def demo() -> Callable[[Path], subprocess.CompletedProcess[str]]:
+    """Runs `squeezetime demo` in a folder, with little data and a small network."""
+
+    def run(folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "squeezetime_jax", "demo", "--workdir", str(folder)]
+        return subprocess.run([*command, *DEMO_FIELDS], capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo_run(
+    demo: Callable[[Path], subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> DemoRun:
+    """A complete run, made once for all tests and workers, which copy it and leave it as it is."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, output = root / "demo", root / "demo.txt"
+    with (root / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():
+            done = demo(folder)
+            assert done.returncode == 0, done.stderr
+            output.write_text(done.stdout)
+    return DemoRun(folder, output.read_text(), DEMO_FIELDS)
