@@ -166,21 +166,37 @@ _HOSTS = (  # JAX calls them processes; --workers are the decoding processes of 
         help="folder of checkpoints, metrics and curves",
     ),
     arg("--from", dest="init", metavar="CKPT", help="weights to start from"),
+    arg("--print-config", action="store_true", help="print all fields of the run, and stop"),
     *_HOSTS,
 )
 def _train(args: argparse.Namespace) -> int:
     from squeezetime_jax.training import config, devices, loop, runner
+    from squeezetime_jax.training.experiment import as_lines
 
     devices.connect(args.coordinator, args.num_hosts, args.host_id, force=args.distributed)
     fields = config.read([f"--config={args.config}", *args.fields])
     if args.init:
         fields.init = str(Path(args.init).absolute())
+    if args.print_config:
+        print(as_lines(runner.open_task(fields, Path(args.workdir)).experiment))
+        return 0
     try:
         runner.train(fields, Path(args.workdir))
     except loop.Preempted as stopped:
         print(f"squeezetime train: {stopped}", file=sys.stderr)
         return 128 + signal.SIGTERM
     return 0
+
+
+@subcommand(
+    "List the configs that come with the package.",
+    "squeezetime configs",
+)
+def _configs(args: argparse.Namespace) -> None:
+    from squeezetime_jax.training import config
+
+    for name, path in config.shipped_configs().items():
+        print(name, *config.describe(path).splitlines(), sep="\n    ")
 
 
 @subcommand(

@@ -37,6 +37,7 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers import registry
 
 logger = logging.getLogger(__name__)
 
@@ -167,29 +168,12 @@ def to_torch_file(
       CheckpointError: the file cannot be written.
     """
     meta: dict[str, Any] = {
-        _META: config_to_json(model.config),
+        _META: registry.to_json(model.config),
         INPUT: dataclasses.asdict(input_of(model)),
     }
     if labels is not None:
         meta["dataset_meta"] = {"classes": labels}
     write_torch_file(path, {"meta": meta, "state_dict": to_state_dict(model, head=head)})
-
-
-def config_to_json(config: SqueezeTimeConfig) -> dict[str, Any]:
-    """The configuration as JSON has it."""
-    fields = dataclasses.asdict(config)
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
-
-
-def config_from_json(fields: dict[str, Any]) -> SqueezeTimeConfig:
-    """The configuration from JSON.
-
-    Raises:
-      ValueError: a field is not what it should be.
-      TypeError: there is a field that the configuration has not.
-    """
-    tuples: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
-    return SqueezeTimeConfig(**tuples)
 
 
 def announce(report: Report) -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from squeezetime_jax.checkpoint.archive import CheckpointError
-from squeezetime_jax.model.config import SqueezeTimeConfig
 
 _SHOWN = 4  # names a list prints before it says how many more there are
 
@@ -26,7 +26,7 @@ class Report:
     """
 
     source: str
-    config: SqueezeTimeConfig
+    config: Any
     used: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     adapted: dict[str, str] = field(default_factory=dict)

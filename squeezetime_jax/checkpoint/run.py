@@ -44,7 +44,7 @@ class RunCheckpoints:
     def __init__(self, workdir: Path, meta: Meta, *, keep: int = 2, best_by: str = "top1"):
         self.folder = workdir.absolute() / CHECKPOINTS
         self._meta = meta.to_json()
-        self._best_by = best_by
+        self._keep, self._best_by = keep, best_by
         policy = checkpoint_managers.AnyPreservationPolicy(
             [checkpoint_managers.LatestN(keep), _Best(self)]
         )
@@ -73,7 +73,7 @@ class RunCheckpoints:
         return {}
 
     def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write the scores of a step, once its saving has ended.
+        """Write the scores of a step, once its saving has ended; drop the best one before it.
 
         Raises:
           CheckpointError: it could not be saved.
@@ -81,6 +81,10 @@ class RunCheckpoints:
         self.wait()
         if jax.process_index() == 0:
             write_whole(self.folder / str(step) / _SCORES, json.dumps(dict(scores)) + "\n")
+        kept = {*complete_steps(self.folder)[-self._keep :], self.best_step()}
+        for old in complete_steps(self.folder):
+            if old not in kept:
+                self._manager.delete(old)
 
     def save(self, step: int, items: Trees, progress: Mapping[str, Any]) -> None:
         """Begin to save; returns once the arrays are copied and may be overwritten.

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import jax
@@ -20,8 +20,6 @@ from flax import nnx
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.convert import (
     announce,
-    config_from_json,
-    config_to_json,
     convert,
     from_torch_file,
     to_state_dict,
@@ -35,9 +33,9 @@ from squeezetime_jax.checkpoint.input import (
 )
 from squeezetime_jax.checkpoint.report import Report
 from squeezetime_jax.checkpoint.torch_file import TorchFile
-from squeezetime_jax.model.abstract import abstract_model
+from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers import registry
 from squeezetime_jax.peers.entry import Input
 
 M = TypeVar("M", bound=nnx.Module)
@@ -60,7 +58,7 @@ class Meta:
       input: what the network expects of its input, if it is not what is published.
     """
 
-    config: SqueezeTimeConfig
+    config: Any
     labels: list[str] | None = None
     task: str = RECOGNITION
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -69,15 +67,13 @@ class Meta:
     def to_json(self) -> dict[str, Any]:
         """The `meta` item."""
         of_task = {"task": self.task, "settings": dict(self.settings)}
-        mine: dict[str, Any] = {"config": config_to_json(self.config), "labels": self.labels}
+        mine: dict[str, Any] = {"config": registry.to_json(self.config), "labels": self.labels}
         if self.input is not None:
             mine["input"] = asdict(self.input)
         return mine if self.task == RECOGNITION else {**mine, **of_task}
 
 
-def load(
-    path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
-) -> SqueezeTime:
+def load(path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any) -> Any:
     """Load a network, its configuration read from the file.
 
     Args:
@@ -86,8 +82,9 @@ def load(
         or a training run's working directory (its newest step).
       allow: regular expressions, searched for in names; what is missing, unexpected or mismatched
         is allowed where one matches.
-      **changes: fields of `SqueezeTimeConfig` to have otherwise than the file; the weights are
-        adapted to another `num_classes`, `num_frames` and `strides`, and a line is logged.
+      **changes: fields of the network's configuration to have otherwise than the file; the weights
+        are adapted to another `num_classes`, those of SqueezeTime also to another `num_frames` and
+        `strides`, and a line is logged.
 
     Returns:
       The network, in evaluation mode. Its attribute `input` says what the weights expect of videos:
@@ -103,7 +100,7 @@ def load(
 
 def load_with_report(
     path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
-) -> tuple[SqueezeTime, Report]:
+) -> tuple[Any, Report]:
     """As `load`, and what became of every entry; nothing is logged."""
     model: Any  # with its input
     if not epath.Path(path).is_dir() or _is_unpacked(epath.Path(path)):
@@ -113,16 +110,23 @@ def load_with_report(
     step = find_step(path)
     model = load_model(path)
     expected = read_input(path, model.config)
-    state_dict = to_state_dict(model)
-    if changes:
+    name = changes.pop("name", model.config.name)
+    if model.config.name != name:
+        raise CheckpointError(
+            f"{path}: holds the network {model.config.name!r}, expected {name!r}; give"
+            f" --config.model.name={model.config.name}, or other weights"
+        )
+    if not changes:
+        report = Report(os.fspath(path), model.config, used=list(flat_leaves(model)))
+    elif isinstance(model.config, SqueezeTimeConfig):
         model, report = convert(
-            *(state_dict, _itself, os.fspath(path)),
+            *(to_state_dict(model), _itself, os.fspath(path)),
             config=model.config,
             allow=allow,
             changes=changes,
         )
     else:
-        report = Report(os.fspath(path), model.config, used=list(state_dict))
+        model, report = _adapt(model, os.fspath(path), changes)
     for item in step.iterdir():
         if item.is_dir() and item.name not in (*WEIGHTS, "meta"):
             report.left_out[item.name] = "beside the weights"
@@ -130,9 +134,34 @@ def load_with_report(
     return model, report
 
 
+def _adapt(model: Any, path: str, changes: Mapping[str, Any]) -> tuple[Any, Report]:
+    """A network other than SqueezeTime with changed fields: the weights that still fit, a new head.
+
+    Raises:
+      CheckpointError: a weight outside the head does not fit.
+    """
+    try:
+        config = replace(model.config, **changes)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    adapted = registry.build(config, nnx.Rngs(0))
+    adapted.eval()
+    report, held = Report(path, config), flat_leaves(model)
+    for name, leaf in flat_leaves(adapted).items():
+        if name in held and held[name].shape == leaf.shape:
+            leaf.set_value(held[name][...].astype(leaf.dtype))
+            report.used.append(name)
+        elif name.startswith("head."):
+            report.adapted[name] = f"drawn for {config.num_classes} classes"
+        else:
+            report.mismatched[name] = f"expected shape {leaf.shape}"
+    report.check()
+    return adapted, report
+
+
 def save_model(
     path: str | os.PathLike[str],
-    model: SqueezeTime,
+    model: Any,
     *,
     labels: list[str] | None = None,
     task: str = RECOGNITION,
@@ -164,7 +193,7 @@ def save_model(
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
+def load_model(path: str | os.PathLike[str]) -> Any:
     """Read the network of a checkpoint directory, a step of it, or a run's working directory.
 
     Returns:
@@ -181,7 +210,7 @@ def load_model(path: str | os.PathLike[str]) -> SqueezeTime:
             f"{path}: holds a network for {meta.task}, wanted one for {RECOGNITION}; see"
             " `squeezetime --help` for the command of that task"
         )
-    model = restore_module(step, abstract_model(meta.config))
+    model = restore_module(step, registry.abstract(meta.config))
     model.eval()
     return model
 
@@ -252,7 +281,7 @@ def _check_shapes(found: Any, wanted: Any) -> None:
             raise ValueError(f"{name} has shape {held}, wanted {needed}")
 
 
-def weights_of(model: SqueezeTime) -> dict[str, Any]:
+def weights_of(model: nnx.Module) -> dict[str, Any]:
     """The `params` and `batch_stats` items, as nested dictionaries of arrays."""
     return {item: nnx.to_pure_dict(nnx.state(model, kind)) for item, kind in WEIGHTS.items()}
 
@@ -267,7 +296,7 @@ def read_meta(path: str | os.PathLike[str]) -> Meta:
     try:
         fields = json.loads(file.read_text())
         labels = fields["labels"]
-        config = config_from_json(fields["config"])
+        config = registry.from_json(fields["config"])
         if not (labels is None or _are_labels(labels, config)):
             raise ValueError(f"its labels are not {config.num_classes} names")
         return Meta(
@@ -365,7 +394,7 @@ def convert_checkpoint(
 
 
 def check_labels(
-    path: str | os.PathLike[str], config: SqueezeTimeConfig, labels: list[str] | None
+    path: str | os.PathLike[str], config: NetworkConfig, labels: list[str] | None
 ) -> None:
     """Refuse class names that are not the network's.
 
@@ -378,7 +407,7 @@ def check_labels(
         )
 
 
-def _are_labels(labels: Any, config: SqueezeTimeConfig) -> bool:
+def _are_labels(labels: Any, config: NetworkConfig) -> bool:
     return (
         isinstance(labels, list)
         and len(labels) == config.num_classes

@@ -5,6 +5,7 @@ after that. Both can only change fields that exist. `parse` makes a frozen `Expe
 result. Here, `fields` are what can still be changed.
 """
 
+import ast
 import dataclasses
 import difflib
 import importlib.resources
@@ -31,13 +32,13 @@ _EMPTY: Mapping[tuple[str, str], Any] = {
 _NETWORK = "--config.model.name="
 
 
-def default(task: Any = "recognition") -> ml_collections.ConfigDict:
+def default(task: str = "recognition") -> ml_collections.ConfigDict:
     """The default experiment of a task, for a config file to change.
 
     Args:
       task: name of the task.
     """
-    kind = find_task(task).experiment_type if isinstance(task, str) else task
+    kind = find_task(task).experiment_type
     fields = {
         name: _with_empty(name, value) if isinstance(value, dict) else value
         for name, value in dataclasses.asdict(kind()).items()
@@ -96,11 +97,6 @@ def parse(fields: Mapping[str, Any] | ml_collections.ConfigDict) -> Any:
     """
     plain = _plain(fields)
     return _build(find_task(plain["task"]).experiment_type, plain, "")
-
-
-def parse_as(kind: type, fields: Any) -> Any:
-    """For tasks that are not converted yet."""
-    return _build(kind, _plain(fields), "")
 
 
 def parse_section(fields: Mapping[str, Any] | ml_collections.ConfigDict, name: str) -> Any:
@@ -281,3 +277,19 @@ def shipped_configs() -> dict[str, Path]:
         folder = Path(__file__).resolve().parents[2] / "configs"
     files = sorted(Path(str(file)) for file in folder.iterdir() if file.name.endswith(".py"))
     return {file.stem: file for file in files if not file.stem.startswith("_")}
+
+
+def describe(path: Path) -> str:
+    """What a config file is for, in lines: its title, its results, its variants."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    title, *rest = text.splitlines()
+    found = [title]
+    result = re.search(
+        r"^(Accuracy|Frame mAP|Mean average precision).*(\n  .*)*", text, re.MULTILINE
+    )
+    if result:
+        found.append(" ".join(result[0].split()))
+    variants = re.findall(r"^  (:\w+) ", "\n".join(rest), re.MULTILINE)
+    if variants:
+        found.append(f"variants: {', '.join(variants)}")
+    return "\n".join(found)

@@ -169,12 +169,27 @@ class Experiment:
         )
 
 
-def to_json(experiment: Any) -> dict[str, Any]:
+def to_json(experiment: Experiment) -> dict[str, Any]:
     """The experiment as JSON has it."""
     return json.loads(json.dumps(dataclasses.asdict(experiment)))
 
 
-def differences(experiment: Any, other: Mapping[str, Any]) -> list[str]:
+def as_lines(experiment: Experiment) -> str:
+    """Every field, as `section.field = value` in lines."""
+
+    def lines(fields: Mapping[str, Any], path: str) -> list[str]:
+        found = []
+        for name, value in fields.items():
+            if isinstance(value, dict):
+                found += lines(value, f"{path}{name}.")
+            else:
+                found.append(f"{path}{name} = {json.dumps(value)}")
+        return found
+
+    return "\n".join(lines(to_json(experiment), ""))
+
+
+def differences(experiment: Experiment, other: Mapping[str, Any]) -> list[str]:
     """Fields in which an experiment differs from one that was started, as `name: old -> new`.
 
     Left out are fields that do not affect what is trained: whole sections (`MAY_CHANGE`), fields

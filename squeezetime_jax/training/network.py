@@ -47,8 +47,6 @@ class Network:
         outputs = module(*inputs, rngs=key)
         return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    train = forward  # the former name
-
     @staticmethod
     def _merge(parts: tuple, params: Tree, batch_stats: Tree) -> Any:
         graph, *states = jax.tree.map(lambda x: x, parts)  # a copy: the values are put in place

@@ -1,8 +1,8 @@
-"""How the weights move: learning-rate schedule, optimiser, and the loss's options.
+"""How the weights are trained: learning-rate schedule, optimiser, options of the loss.
 
 The arithmetic is that of the reference's PyTorch and mmengine, so that a published recipe gives the
 published curve: decay is coupled (added to the clipped gradient, on every parameter), the momentum
-buffer holds gradients and not steps, and schedules move every step.
+buffer holds gradients and not steps, and schedules change every step.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ HEAD = "head"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides how the weights move, apart from epochs and batch size.
+    """How the weights are trained, apart from epochs and batch size.
 
     Attributes:
       learning_rate: peak learning rate for a batch of `base_batch_size` clips.
-      base_batch_size: the batch that `learning_rate` is meant for; another one scales it linearly.
-        0: no scaling.
+      base_batch_size: the batch size of `learning_rate`; another one scales it linearly. 0: no
+        scaling.
       schedule: after the warm-up, "cosine" per step, or "steps" at `milestones`.
-      warmup_epochs: epochs of linear rise from `warmup_factor` times the peak.
-      warmup_factor: where the warm-up starts, as a share of the peak.
-      final_learning_rate: where the cosine ends. Absolute: it does not grow with the batch
+      warmup_epochs: epochs of linear increase from `warmup_factor` times the peak.
+      warmup_factor: first learning rate of the warm-up, as a share of the peak.
+      final_learning_rate: the cosine's last learning rate. It does not scale with the batch
         (mmengine scales the peak alone).
       milestones: epochs after which the learning rate is multiplied by `step_factor`.
       step_factor: see `milestones`.
@@ -41,13 +41,13 @@ class Recipe:
       weight_decay: coupled, on every trained parameter.
       clip_norm: largest global norm of the gradient, applied before the decay. 0: no clipping.
       backbone_multiplier: factor on the learning rate of everything but the classifier.
-      label_smoothing: share of the target spread over all classes.
+      label_smoothing: share of the target that is spread over all classes.
       mixup: alpha of the Beta distribution that clips are blended with. 0: off.
-      cutmix: alpha of the Beta distribution of the pasted area. 0: off. With both on, a coin is
-        tossed every step.
-      ema: decay per step of the running average of weights and statistics that is then the one
+      cutmix: alpha of the Beta distribution of the pasted area. 0: off. With both on, one of them
+        is drawn for each step.
+      ema: decay per step of the running average of weights and statistics, which is then
         evaluated. 0: off.
-      accumulation: parts that a batch is cut into to save memory. The update is the whole batch's.
+      accumulation: parts that a batch is computed in to save memory. The update is the same.
     """
 
     learning_rate: float = 0.015
@@ -79,15 +79,19 @@ class Recipe:
         rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         return [
             ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("base_batch_size", self.base_batch_size >= 0, "at least 0"),
             ("schedule", self.schedule in ("cosine", "steps"), "'cosine' or 'steps'"),
             ("warmup_epochs", self.warmup_epochs >= 0, "at least 0"),
             ("warmup_factor", 0 <= self.warmup_factor <= 1, "in [0, 1]"),
-            ("milestones", rising, "epochs in rising order"),
+            ("final_learning_rate", self.final_learning_rate >= 0, "at least 0"),
+            ("milestones", rising, "epochs in ascending order"),
+            ("step_factor", self.step_factor > 0, "above 0"),
             ("method", self.method in ("sgd", "adam"), "'sgd' or 'adam'"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip_norm", self.clip_norm >= 0, "at least 0"),
+            ("backbone_multiplier", self.backbone_multiplier >= 0, "at least 0"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("mixup", self.mixup >= 0, "at least 0"),
             ("cutmix", self.cutmix >= 0, "at least 0"),
@@ -106,9 +110,9 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """The learning rate of each step, counted from 0.
 
-    The corners are mmengine's: of a warm-up of W steps the first has `warmup_factor` times the peak
-    and the last, W-1, the peak itself; the cosine starts at step W, again with the peak, and would
-    reach `final_learning_rate` at the step after the last.
+    As in mmengine: the first of W warm-up steps has `warmup_factor` times the peak and the last,
+    W-1, the peak itself; the cosine starts at step W, again with the peak, and would reach
+    `final_learning_rate` at the step after the last.
 
     Args:
       recipe: the schedule's fields.
@@ -151,7 +155,7 @@ def optimizer(
       recipe: the optimiser's fields.
       schedule: the learning rate of each step.
       trains: whether the parameter at a path is trained; any other keeps its value, and its
-        gradient counts for nothing.
+        gradient is ignored.
     """
 
     def frozen(params: Any) -> Any:
@@ -173,7 +177,7 @@ def optimizer(
 
 
 def backbone_mask(params: Any) -> Any:
-    """A tree like `params` that says of each leaf whether it lies outside the head."""
+    """A tree like `params`: whether each leaf is outside the classifier."""
     return _mask(params, lambda path: path[0] != HEAD)
 
 
@@ -184,7 +188,7 @@ def _mask(params: Any, chosen: Callable[[Sequence[str]], bool]) -> Any:
 
 
 def check_batch(recipe: Recipe, batch_size: int, bn_group_size: int | None) -> None:
-    """Refuse a batch that batch norm's groups or the accumulation would not divide evenly.
+    """Refuse a batch that batch norm's groups or the accumulation do not divide evenly.
 
     Raises:
       UserError: naming the field to change.
@@ -192,12 +196,12 @@ def check_batch(recipe: Recipe, batch_size: int, bn_group_size: int | None) -> N
     part = batch_size // recipe.accumulation
     if batch_size % recipe.accumulation:
         raise UserError(
-            f"optimizer.accumulation is {recipe.accumulation}, which does not divide batch_size "
-            f"{batch_size}; choose a divisor"
+            f"optimizer.accumulation must divide batch_size {batch_size}, got {recipe.accumulation}"
         )
     group = bn_group_size or batch_size
     if part % group and not (recipe.accumulation == 1 and batch_size < group):
         raise UserError(
-            f"batch_size {batch_size} in {recipe.accumulation} part(s) gives parts of {part} clips,"
-            f" not whole groups of model.bn_group_size = {group}; choose a multiple"
+            f"batch_size {batch_size} in {recipe.accumulation} part{'s'[: recipe.accumulation > 1]}"
+            f" has {part} clips in each, which is not a multiple of model.bn_group_size = {group};"
+            " choose another batch_size or model.bn_group_size"
         )

@@ -64,13 +64,6 @@ class Reporters(Reporter):
             reporter.close()
 
 
-class Report(Reporter):
-    """The former name."""
-
-
-Silence = Report
-
-
 class MetricsFile(Reporter):
     """`metrics.jsonl`: a line per report, `{"step", "kind": "train" | "eval", ...}`.
 

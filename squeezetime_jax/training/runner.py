@@ -100,6 +100,11 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
     experiment: Experiment = task.experiment
     workdir = task.folder
     use_compilation_cache(experiment.run.compilation_cache)
+    if experiment.model.dtype == "float64" and not _has_float64():
+        raise UserError(
+            "config: model.dtype is 'float64', which JAX computes in float32 unless the environment"
+            " has JAX_ENABLE_X64=1; set it, or choose 'float32'"
+        )
     mesh = devices.data_mesh()
     recipe = experiment.optimizer
     check_batch(recipe, experiment.batch_size, task.bn_group_size)
@@ -367,7 +372,7 @@ class Trainer:
         return jitted.lower(self.abstract_state(), self.abstract_batch(), self.key()).compile()
 
 
-def _timetable(experiment: Any, steps_per_epoch: int, *, evaluates: bool) -> Timetable:
+def _timetable(experiment: Experiment, steps_per_epoch: int, *, evaluates: bool) -> Timetable:
     """Epochs to steps."""
 
     def steps(epochs: float) -> int:
@@ -383,7 +388,7 @@ def _timetable(experiment: Any, steps_per_epoch: int, *, evaluates: bool) -> Tim
 
 
 def _reporters(
-    experiment: Any,
+    experiment: Experiment,
     workdir: Path,
     start: int,
     timetable: Timetable,
@@ -428,7 +433,7 @@ def _check_init(init: str, workdir: Path) -> None:
         )
 
 
-def claim(workdir: Path, experiment: Any) -> None:
+def claim(workdir: Path, experiment: Experiment) -> None:
     """Make `workdir` this experiment's, or check that it is. Without a checkpoint it is anyone's.
 
     Raises:
@@ -462,3 +467,7 @@ def run_folder(checkpoint: str) -> Path:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def _has_float64() -> bool:
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64

@@ -1,4 +1,4 @@
-"""The tiny experiment in processes of its own."""
+"""The tiny experiment in other processes, which share the compilation cache of the tests."""
 
 import os
 import socket
@@ -7,16 +7,11 @@ import sys
 from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("tiny.py")
-FAST_TO_COMPILE = "--xla_backend_optimization_level=1"
 
 
 def start(*arguments: object, num_devices: int = 1, **environment: str) -> subprocess.Popen:
     """Start `tiny.py`; its output is a pipe."""
-    settings = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(num_devices),
-        "XLA_FLAGS": FAST_TO_COMPILE,
-    }
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), *map(str, arguments)],
         env={**os.environ, **settings, **environment},

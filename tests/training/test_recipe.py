@@ -99,10 +99,10 @@ def test_backbone_multiplier_leaves_the_classifier_alone() -> None:
 @pytest.mark.parametrize(
     ("accumulation", "batch", "group", "told"),
     [
-        (3, 64, 8, "accumulation is 3"),
+        (3, 64, 8, "accumulation must divide batch_size 64, got 3"),
         (2, 64, 24, "bn_group_size = 24"),
         (1, 100, 64, "bn_group_size = 64"),
-        (4, 64, 32, "parts of 16 clips"),
+        (4, 64, 32, "has 16 clips in each"),
     ],
 )
 def test_batches_that_cannot_be_cut_are_refused(

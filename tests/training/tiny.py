@@ -7,34 +7,94 @@ python tests/training/tiny.py losses STEPS DEVICES,... [section__field=value ...
 import ast
 import dataclasses
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.scoring import Rows, Scores, TestSet
+from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
+from squeezetime_jax.model.layers import Conv, Linear, initialise
+from squeezetime_jax.model.norm import BatchNorm
+from squeezetime_jax.peers import entry, registry
 from squeezetime_jax.tasks.recognition.experiment import Recognition as Experiment
 from squeezetime_jax.tasks.recognition.task import Recognition
 from squeezetime_jax.training import config, devices, loop, runner
 from squeezetime_jax.training.task import TrainingSet
 
 STEPS_PER_EPOCH = 5
+# A pause in each reading of a clip, for tests that have to interrupt a run.
+PAUSE = float(os.environ.get("TINY_PAUSE", "0"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyConfig(NetworkConfig):
+    """A network whose programs compile in a second."""
+
+    name: str = "tiny"
+    num_frames: int = 4
+    num_classes: int = 4
+    bn_group_size: int | None = 4
+
+
+class TinyHead(nnx.Module):
+    """An average, dropout and a classifier."""
+
+    def __init__(self, in_features: int, config: TinyConfig):
+        self.dropout = nnx.Dropout(config.dropout)
+        self.classifier = Linear(in_features, config.num_classes, config)
+
+    def __call__(self, x: jax.Array, rngs: Any = None) -> jax.Array:
+        return self.classifier(self.dropout(jnp.mean(x, (1, 2)), rngs=rngs))
+
+
+class TinyNetwork(nnx.Module):
+    """A convolution of the squeezed frames, batch norm, and a head with dropout."""
+
+    def __init__(self, config: TinyConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.conv = Conv(3 * config.num_frames, 8, 3, config, stride=2)
+        self.norm = BatchNorm(8, config)
+        self.head = TinyHead(8, config)
+        initialise(self, rngs)
+
+    def features(self, clips: jax.Array) -> jax.Array:
+        n, t, h, w, c = clips.shape
+        x = jnp.moveaxis(clips, 1, 4).reshape(n, h, w, c * t)
+        return jax.nn.relu(self.norm(self.conv(x)))
+
+    def __call__(self, clips: jax.Array, rngs: Any = None) -> jax.Array:
+        return self.head(self.features(clips), rngs)
+
+
+registry._ENTRIES["tiny"] = dataclasses.replace(
+    registry.entry_of("squeezetime"), name="tiny", config=TinyConfig(), build=TinyNetwork
+)
+assert isinstance(registry.entry_of("tiny"), entry.Entry)
 
 
 def experiment(**changes: object) -> Experiment:
-    """32 clips of 4 frames of 64 x 64 pixels a step; changes as `section__field=value`."""
+    """32 clips of 4 frames of 16 x 16 pixels a step; changes as `section__field=value`.
+
+    `network="squeezetime"` is SqueezeTime, with 32 x 32 pixels.
+    """
     fields = config.default()
     fields.epochs, fields.batch_size = 2, 32
-    # One branch alone: a program that compiles in a third of the time.
-    fields.model.update(depth=10, width=0.125, num_frames=4, num_classes=4, bn_group_size=4)
-    fields.model.branches = "tfc"
-    fields.model.position_grids = (16, 8, 4, 2)
-    fields.data.update(crop_size=64, short_side=64)
-    fields.optimizer.update(learning_rate=0.00075, base_batch_size=0, warmup_epochs=1.0)
+    fields.data.update(crop_size=16, short_side=16)
+    config.set_network(fields, TinyConfig())
+    if changes.pop("network", "tiny") == "squeezetime":
+        small = {"position_grids": (8, 4, 2, 1), "num_classes": 4, "bn_group_size": 4}
+        config.set_network(fields, SqueezeTimeConfig.tiny(branches="tfc", **small))
+        fields.data.update(crop_size=32, short_side=32)
+    fields.optimizer.update(learning_rate=0.05, base_batch_size=0, warmup_epochs=1.0)
     colours = ("brightness", "contrast", "saturation", "hue")
     fields.augmentation.update(dict.fromkeys(colours, 0.0), erase=0.0)
     fields.evaluation.every_epochs = 0.0
@@ -63,6 +123,7 @@ class Blocks(TrainingSet):
         return STEPS_PER_EPOCH * self._experiment.batch_size
 
     def read(self, record: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        time.sleep(PAUSE)
         model, side = self._experiment.model, self._experiment.data.crop_size
         label = np.int32(record % model.num_classes)
         # Each clip has its own strength of noise, so that batch norm tells clips apart.
@@ -94,7 +155,7 @@ class OneNumber(Scores):
 
 
 class Weights(TestSet):
-    """A test set that is scored at once, with another result after each step."""
+    """A test set of one record, which is scored by the weights alone."""
 
     def __len__(self) -> int:
         return 1
@@ -140,7 +201,7 @@ def train(workdir: str, *fields: str) -> int:
 
 
 def losses(steps: str, counts: str, *fields: str) -> int:
-    """Print the losses of the first steps and what is exchanged, for each number of devices."""
+    """Print the losses of the first steps, and the bytes that devices exchange in one."""
     changes = {name: ast.literal_eval(value) for name, value in (f.split("=") for f in fields)}
     for count in map(int, counts.split(",")):
         tiny = experiment(**changes)
