@@ -5,12 +5,11 @@ input of the network, `num_frames` frames; frame numbers past the end of the vid
 start (`loop` in mmaction2). Frames are uint8 and are resized by OpenCV; what needs floats
 (normalisation, colour) happens on the device, in `augment`.
 
-Training: `training_indices` or `uniform_indices`, `resize_short_side`, `multi_scale_crop`.
-Evaluation: `views`, by a `ViewProtocol`.
+Training: `TrainingClip.cut`. Evaluation: `views`, by a `ViewProtocol`.
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -179,6 +178,57 @@ def _multi_scale_size(short_side: int, rng: np.random.Generator, size: int) -> t
     return min(crop_height, short_side), min(crop_width, short_side)
 
 
+@runtime_checkable
+class FrameSource(Protocol):
+    """A video whose frames can be read: `video.Video` or `video.FrameSequence`."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+
+    def frames(
+        self, indices: Int[np.ndarray, " t"], *, short_side: int | None = None
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """The frames of these numbers, RGB, upright."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingClip:
+    """How a training clip is cut from a video.
+
+    Attributes:
+      num_frames: frames of the clip.
+      frame_interval: distance between its frames; None takes one random frame from each of
+        `num_frames` equal parts of the video.
+      short_side: of the frames after resizing, before the crop.
+      size: side of the square clip.
+      crop: "multi_scale" as in the published recipe, or "center".
+    """
+
+    num_frames: int = 16
+    frame_interval: int | None = 4
+    short_side: int = 256
+    size: int = 224
+    crop: Literal["multi_scale", "center"] = "multi_scale"
+
+    def cut(self, video: FrameSource, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
+        """Read one random clip of a video.
+
+        Raises:
+          VideoError: the video cannot be read.
+        """
+        if self.frame_interval is None:
+            indices = uniform_indices(video.num_frames, self.num_frames, rng=rng)[0]
+        else:
+            indices = training_indices(
+                video.num_frames, self.num_frames, self.frame_interval, rng=rng
+            )
+        frames = video.frames(indices, short_side=self.short_side)
+        if self.crop == "multi_scale":
+            return multi_scale_crop(frames, rng, self.size)
+        return center_crop(frames, self.size)
+
+
 @dataclasses.dataclass(frozen=True)
 class ViewProtocol:
     """Which views of a video are scored. A view is one (clip, crop) pair.
@@ -220,20 +270,6 @@ class ViewProtocol:
 VALIDATION = ViewProtocol(num_clips=1, num_crops=1, short_side=256, crop_size=224)
 KINETICS_TEST = ViewProtocol(num_clips=10, num_crops=3, short_side=224, crop_size=224)
 HMDB51_TEST = ViewProtocol(num_clips=2, num_crops=3, short_side=286, crop_size=286)
-
-
-@runtime_checkable
-class FrameSource(Protocol):
-    """A video whose frames can be read: `video.Video` or `video.FrameSequence`."""
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video."""
-
-    def frames(
-        self, indices: Int[np.ndarray, " t"], *, short_side: int | None = None
-    ) -> UInt8[np.ndarray, "t h w 3"]:
-        """The frames of these numbers, RGB, upright."""
 
 
 def views(video: FrameSource, protocol: ViewProtocol) -> UInt8[np.ndarray, "views t size size 3"]:

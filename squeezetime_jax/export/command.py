@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from squeezetime_jax.data.batches import unreadable_error
-from squeezetime_jax.data.pipeline import eval_batches
+from squeezetime_jax.data.batches import ordered_batches, unreadable_error
 from squeezetime_jax.data.sources import Source, open_source, read_list
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.workers import progress_bar
@@ -23,6 +22,7 @@ from squeezetime_jax.export.check import Check, check, reference
 from squeezetime_jax.export.manifest import Clips, manifest_path
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import ExportReport, check_arguments, export, spread
+from squeezetime_jax.tasks.recognition.scores import TestVideos
 
 _LISTS = (".txt", ".csv")
 _TEST_BATCH = 16
@@ -158,7 +158,8 @@ def _test(model: Any, path: Path, source: Source, protocol: ViewProtocol) -> Che
     network, file = reference(model), open_runtime(path)
     total = Check()
     with progress_bar("testing", len(source)) as progress:
-        batches = eval_batches(source, protocol, batch_size=_TEST_BATCH)
+        videos = TestVideos(source, protocol, source.num_classes)
+        batches = ordered_batches(videos.read, videos.blank(), len(videos), batch_size=_TEST_BATCH)
         for batch in batches:
             clips, labels = (np.asarray(batch[key])[batch["mask"]] for key in ("clips", "labels"))
             if len(clips):

@@ -8,9 +8,8 @@ import numpy as np
 from squeezetime_jax.data import transforms
 from squeezetime_jax.data.batches import Sample, UnreadableRecord
 from squeezetime_jax.data.embedded import motion
-from squeezetime_jax.data.pipeline import TrainingClip
 from squeezetime_jax.data.sources import FileSource, Record, Source, open_source
-from squeezetime_jax.data.transforms import ViewProtocol
+from squeezetime_jax.data.transforms import TrainingClip, ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.labels import BUILT_IN
 from squeezetime_jax.tasks.recognition.experiment import Data, Recognition
@@ -132,7 +131,8 @@ class TrainingVideos(TrainingSet):
         """`clips`, uint8 (t, h, w, 3), and `labels`, int32 ()."""
         video = self._source[record]
         try:
-            return {"clips": self._clip.cut(video, rng), "labels": np.int32(video.label)}
+            with video.open() as opened:
+                return {"clips": self._clip.cut(opened, rng), "labels": np.int32(video.label)}
         except UserError as error:
             raise UnreadableRecord(video.name, str(error)) from None
 

@@ -1,4 +1,4 @@
-"""The pipeline: the same samples whatever runs them, each video once, no bad video unnoticed."""
+"""Batches: the same samples however they are read, each video once, each bad video reported."""
 
 import dataclasses
 import functools
@@ -17,14 +17,15 @@ import grain
 import jax
 import numpy as np
 import pytest
+from labelled import draw_clip, eval_batches, train_batches
 
-from squeezetime_jax.data import batches as any_task
-from squeezetime_jax.data import pipeline, prepare, sources
+from squeezetime_jax.data import batches as lib
+from squeezetime_jax.data import prepare, sources
 from squeezetime_jax.data.embedded import motion
-from squeezetime_jax.data.transforms import ViewProtocol
+from squeezetime_jax.data.transforms import TrainingClip, ViewProtocol
 from squeezetime_jax.errors import UserError
 
-CLIP = {"num_frames": 4, "frame_interval": 1, "short_side": 32, "size": 24}
+CLIP = TrainingClip(num_frames=4, frame_interval=1, short_side=32, size=24)
 PROTOCOL = ViewProtocol(
     num_clips=2, num_crops=1, short_side=32, crop_size=24, num_frames=4, frame_interval=1
 )
@@ -44,16 +45,16 @@ def source(folder) -> sources.FileSource:
     return sources.annotation_list(folder / "train.txt", folder, folder / "label_map.txt")
 
 
-def take(source, number: int, **how) -> list[dict[str, np.ndarray]]:
-    batches = pipeline.train_batches(source, **({"batch_size": 4, "seed": 5} | CLIP | how))
+def take(source, number: int, clip=CLIP, **how) -> list[dict[str, np.ndarray]]:
+    batches = train_batches(source, clip, **({"batch_size": 4, "seed": 5} | how))
     taken = list(itertools.islice(batches, number))
     batches.close()
     return taken
 
 
-def assert_same(found, wanted) -> None:
-    assert len(found) == len(wanted)
-    for a, b in zip(found, wanted, strict=True):
+def assert_same(found, expected) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
@@ -73,14 +74,14 @@ def test_a_batch_is_what_it_says(reference):
 
 def test_a_sample_is_its_video_cut_by_its_own_generator(source):
     """Position 15 lies in epoch 1; its record follows from the order, its cut from the three."""
-    clip = pipeline.TrainingClip(**CLIP)
-    draw = functools.partial(pipeline._labelled_clip, source, clip)
+    draw = functools.partial(draw_clip, source, CLIP)
     order = grain.MapDataset.source([7] * 16)
-    sample = any_task._training_sample(draw, order, len(source), 5, 15)
-    wanted = clip.cut(source[7], np.random.default_rng([5, 1, 7]))
-    np.testing.assert_array_equal(sample["clips"], wanted)
+    sample = lib._training_sample(draw, order, len(source), 5, 15)
+    with source[7].open() as video:
+        expected = CLIP.cut(video, np.random.default_rng([5, 1, 7]))
+    np.testing.assert_array_equal(sample["clips"], expected)
     assert sample["labels"] == source[7].label
-    other_epoch = any_task._training_sample(draw, order, len(source), 5, 2)
+    other_epoch = lib._training_sample(draw, order, len(source), 5, 2)
     assert (other_epoch["clips"] != sample["clips"]).any()
 
 
@@ -88,7 +89,7 @@ def test_each_epoch_shows_each_video_once_in_another_order(source, monkeypatch):
     def identify(draw, order, num_records, seed, position):
         return {"clips": np.zeros(1), "labels": np.int32(order[position]), "bad": []}
 
-    monkeypatch.setattr(any_task, "_training_sample", identify)
+    monkeypatch.setattr(lib, "_training_sample", identify)
     numbers = np.concatenate([batch["labels"] for batch in take(source, 13)])  # four epochs
     epochs = numbers.reshape(4, 13)
     for epoch in epochs:
@@ -145,17 +146,17 @@ MESHES = [[0, 0, 1, 1], [0, 1], [0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 
 
 
 def test_rows_are_those_of_the_hosts_devices():
-    found = [any_task.local_rows(sharding, 8).tolist() for sharding in shardings([0, 1, 1, 0])]
+    found = [lib.local_rows(sharding, 8).tolist() for sharding in shardings([0, 1, 1, 0])]
     assert found == [[0, 1, 6, 7], [2, 3, 4, 5]]
-    slice_of_four = [any_task.local_rows(s, 16).tolist() for s in shardings(MESHES[3])]
+    slice_of_four = [lib.local_rows(s, 16).tolist() for s in shardings(MESHES[3])]
     assert slice_of_four == [[0, 1, 6, 15], [2, 3, 4, 5], [7, 12, 13, 14], [8, 9, 10, 11]]
     with pytest.raises(UserError, match=r"batch_size: must be a multiple of 4, .*; got 6"):
-        any_task.local_rows(shardings([0, 1, 1, 0])[0], 6)
+        lib.local_rows(shardings([0, 1, 1, 0])[0], 6)
 
 
 @pytest.mark.parametrize("processes", MESHES[:3], ids=str)
 def test_a_row_is_the_same_record_on_any_number_of_hosts(source, reference, processes):
-    hosts = [any_task.local_rows(sharding, 4) for sharding in shardings(processes)]
+    hosts = [lib.local_rows(sharding, 4) for sharding in shardings(processes)]
     shares = [take(source, 2, rows=rows, start_step=1) for rows in hosts]
     for step, whole in enumerate(reference[1:3]):
         for rows, share in zip(hosts, shares, strict=True):
@@ -190,24 +191,22 @@ def test_shards_give_the_samples_of_the_files(source, folder, reference, tmp_pat
         processes=1,
     )
     shards = sources.open_source(tmp_path, split="train")
-    for found, wanted in zip(take(shards, 3), reference, strict=False):
-        np.testing.assert_array_equal(found["labels"], wanted["labels"])
-        assert np.abs(found["clips"].astype(int) - wanted["clips"]).mean() < 9  # coded twice
+    for found, expected in zip(take(shards, 3), reference, strict=False):
+        np.testing.assert_array_equal(found["labels"], expected["labels"])
+        assert np.abs(found["clips"].astype(int) - expected["clips"]).mean() < 9  # coded twice
 
 
 def test_samples_that_wait_are_bounded_in_memory():
-    assert any_task._samples_ahead(64, 16 * 224 * 224 * 3) == 128
-    assert any_task._samples_ahead(64, 30 * 16 * 224 * 224 * 3) == 14  # 1 GiB of test views
-    assert any_task._samples_ahead(1, 1 << 40) == 1
+    assert lib._samples_ahead(64, 16 * 224 * 224 * 3) == 128
+    assert lib._samples_ahead(64, 30 * 16 * 224 * 224 * 3) == 14  # 1 GiB of test views
+    assert lib._samples_ahead(1, 1 << 40) == 1
 
 
 def test_uniform_frames_and_the_centre_crop(source):
-    batch = take(source, 1, frame_interval=None, crop="center")[0]
-    assert batch["clips"].shape == (4, 4, 24, 24, 3)
-    record = source[0]
-    clip = pipeline.TrainingClip(**CLIP | {"frame_interval": None, "crop": "center"})
-    found = clip.cut(record, np.random.default_rng(0))
-    with record.open() as video:
+    clip = dataclasses.replace(CLIP, frame_interval=None, crop="center")
+    assert take(source, 1, clip)[0]["clips"].shape == (4, 4, 24, 24, 3)
+    with source[0].open() as video:
+        found = clip.cut(video, np.random.default_rng(0))
         frames = video.frames(range(6))[:, 4:28, 4:28]
     places = [np.flatnonzero((frames == f).all((1, 2, 3)))[0] for f in found]
     assert places == sorted(places)
@@ -235,25 +234,25 @@ def test_another_record_stands_in_for_a_bad_video(folder, tmp_path, caplog):
     source = damaged(folder, tmp_path, 1, copies=10)
     assert len(source) == 133
     with caplog.at_level(logging.WARNING):
-        batches = pipeline.train_batches(source, batch_size=4, seed=5, **CLIP)
+        batches = train_batches(source, CLIP, batch_size=4, seed=5)
         taken = list(itertools.islice(batches, 70))  # two epochs
         batches.close()
     assert list(batches.bad_videos) == ["train/moving_right/00000.mp4"]
     assert len(caplog.records) == 1
     assert "train/moving_right/00000.mp4" in caplog.text
-    resumed = pipeline.train_batches(source, batch_size=4, seed=5, start_step=20, **CLIP)
+    resumed = train_batches(source, CLIP, batch_size=4, seed=5, start_step=20)
     assert_same(list(itertools.islice(resumed, 50)), taken[20:])
     resumed.close()
 
 
 def test_three_bad_videos_are_replaced_and_a_fourth_is_an_error(folder, tmp_path):
     three = damaged(folder, tmp_path / "three", 3)
-    batches = pipeline.train_batches(three, batch_size=4, seed=5, **CLIP)
+    batches = train_batches(three, CLIP, batch_size=4, seed=5)
     list(itertools.islice(batches, 8))
     assert len(batches.bad_videos) == 3
     batches.close()
     four = damaged(folder, tmp_path / "four", 4)
-    batches = pipeline.train_batches(four, batch_size=4, seed=5, **CLIP)
+    batches = train_batches(four, CLIP, batch_size=4, seed=5)
     message = r"4 of 13 videos cannot be read, more than the 3 .*: train/.*mp4.* \| and 1 more$"
     with pytest.raises(UserError, match=message):
         list(itertools.islice(batches, 8))
@@ -262,7 +261,7 @@ def test_three_bad_videos_are_replaced_and_a_fourth_is_an_error(folder, tmp_path
 
 def test_nothing_but_bad_videos_is_an_error_at_once(folder, tmp_path):
     source = damaged(folder, tmp_path, 13)
-    batches = pipeline.train_batches(source, batch_size=4, seed=5, **CLIP)
+    batches = train_batches(source, CLIP, batch_size=4, seed=5)
     with pytest.raises(UserError, match=r"9 videos in a row cannot be read; .*: train/"):
         next(batches)
     batches.close()
@@ -275,7 +274,7 @@ def test_a_batch_larger_than_the_source_or_empty_is_refused(source, size):
 
 
 def evaluate(source, **how) -> list[dict[str, np.ndarray]]:
-    batches = pipeline.eval_batches(source, PROTOCOL, **({"batch_size": 4} | how))
+    batches = eval_batches(source, PROTOCOL, **({"batch_size": 4} | how))
     try:
         return list(batches)
     finally:
@@ -285,7 +284,7 @@ def evaluate(source, **how) -> list[dict[str, np.ndarray]]:
 @pytest.mark.parametrize("processes", [[0], [0, 1, 1, 0], [0, 1, 2, 3]], ids=str)
 def test_evaluation_meets_each_video_once_on_any_number_of_hosts(source, processes):
     hosts = max(processes) + 1
-    shares = [evaluate(source, rows=any_task.local_rows(s, 4)) for s in shardings(processes)]
+    shares = [evaluate(source, rows=lib.local_rows(s, 4)) for s in shardings(processes)]
     assert {len(share) for share in shares} == {4}  # 13 videos, 4 at a time
     seen: Counter[int] = Counter()
     for batch in itertools.chain(*shares):
@@ -313,22 +312,22 @@ def test_workers_change_no_evaluation(source):
 
 def test_evaluation_masks_and_names_unreadable_videos(folder, tmp_path):
     source = damaged(folder, tmp_path, 2)
-    batches = pipeline.eval_batches(source, PROTOCOL, batch_size=4)
+    batches = eval_batches(source, PROTOCOL, batch_size=4)
     masks = np.concatenate([batch["mask"] for batch in batches])
     assert masks.sum() == 11
     batches.close()
-    unreadable = any_task.all_unreadable(batches.unreadable)
+    unreadable = lib.all_unreadable(batches.unreadable)
     assert list(unreadable) == ["train/moving_left/00001.mp4", "train/moving_right/00000.mp4"]
     with pytest.raises(
         UserError, match=r"^2 videos cannot be read; repair .*1\.mp4: .* \| .*0\.mp4: "
     ):
-        raise any_task.unreadable_error(unreadable)
+        raise lib.unreadable_error(unreadable)
 
 
 def test_to_devices_makes_global_arrays_ahead_of_their_use(source, reference):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.NamedSharding(mesh, jax.P("data"))
-    with any_task.to_devices(iter(reference), sharding) as batches, jax.transfer_guard("disallow"):
+    with lib.to_devices(iter(reference), sharding) as batches, jax.transfer_guard("disallow"):
         on_devices = list(batches)
     assert all(batch["clips"].sharding == sharding for batch in on_devices)
     assert_same(jax.device_get(on_devices), reference)
@@ -340,7 +339,7 @@ def test_to_devices_raises_what_reading_raises(reference):
         raise UserError("the disk is gone")
 
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with any_task.to_devices(failing(), sharding) as batches:
+    with lib.to_devices(failing(), sharding) as batches:
         next(batches)
         with pytest.raises(UserError, match="the disk is gone"):
             next(batches)
@@ -350,6 +349,6 @@ def test_to_devices_can_be_left_early(reference):
     taken = []
     endless = (taken.append(k) or reference[k % 8] for k in itertools.count())
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with any_task.to_devices(endless, sharding) as batches:
+    with lib.to_devices(endless, sharding) as batches:
         next(batches)
     assert len(taken) < 8
