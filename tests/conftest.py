@@ -3,6 +3,7 @@
 import fcntl
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,14 @@ def reference(request: pytest.FixtureRequest) -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def fuzz_seed() -> int:
+    """Seed of random cases: another one in each run, unless SQUEEZETIME_FUZZ_SEED gives it."""
+    seed = int(os.environ.get("SQUEEZETIME_FUZZ_SEED") or random.randrange(2**31))
+    print(f"SQUEEZETIME_FUZZ_SEED={seed} repeats the random cases")
+    return seed
 
 
 @pytest.fixture

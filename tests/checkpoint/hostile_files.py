@@ -1,7 +1,11 @@
 """Makes hostile and broken `.pth` files and watches the reader read them.
 
-Run as a program (in a process of its own, since an audit hook cannot be taken off): reads every
-file under the hook and a limit on memory, and prints what happened as JSON.
+Run as a program (in a process of its own, since an audit hook cannot be removed): reads every file
+under the hook and a limit on memory, and prints what happened as JSON.
+
+    python tests/checkpoint/hostile_files.py SEED SHARE
+
+SHARE, 0 to 1, is how many of the random files are read.
 """
 
 import codecs
@@ -310,8 +314,8 @@ def generated(source: random.Random) -> bytes:
     return around(b"\x80\x04" + b"".join(picks) + b".")
 
 
-def all_cases(seed: int) -> Iterator[Case]:
-    """Every file of the test, the same for the same seed."""
+def all_cases(seed: int, share: float) -> Iterator[Case]:
+    """Every file of the test, the same for the same seed and share."""
     source = random.Random(seed)
     yield "good", GOOD
     for pickled in calls():
@@ -328,14 +332,14 @@ def all_cases(seed: int) -> Iterator[Case]:
         "mutated": (mutated, 900), "spliced": (spliced, 700), "generated": (generated, 400),
     }  # fmt: skip
     for kind, (maker, count) in makers.items():
-        yield from ((kind, maker(source)) for _ in range(count))
+        yield from ((kind, maker(source)) for _ in range(round(share * count)))
 
 
 MEMORY = 256 * 2**20  # bytes that reading may take at most, above what Python and JAX have
 FORBIDDEN = ("import", "exec", "compile", "os.", "subprocess.", "pickle.", "marshal.", "shutil.")
 
 
-def main(seed: int) -> None:
+def main(seed: int, share: float) -> None:
     """Read all cases; print counts, the outcome of each kind, and the memory taken."""
     from squeezetime_jax.checkpoint.archive import CheckpointError
     from squeezetime_jax.checkpoint.convert import from_torch_file
@@ -368,7 +372,7 @@ def main(seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         path = str(Path(folder) / "x.pth")
-        cases = list(all_cases(seed))
+        cases = list(all_cases(seed, share))
         for kind in ("good", "other", "archive", "mutated"):  # what is imported once, by Python
             Path(path).write_bytes(next(data for k, data in cases if k == kind))
             read(path)
@@ -392,4 +396,4 @@ def main(seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), float(sys.argv[2]))

@@ -163,9 +163,12 @@ def test_what_shapes_do_not_tell_survives_in_our_files(tiny: StateDict, tmp_path
     assert st.load(tmp_path / "a.pth", pooling="average").config.pooling == "average"
 
 
+@pytest.mark.needs("torch")
 def test_strict_loading_in_pytorch(tiny: StateDict, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    twin = pytest.importorskip("torch_twin").Twin(TINY)
+    import torch
+    from torch_twin import Twin
+
+    twin = Twin(TINY)
     model = st.from_state_dict(tiny)
     to_torch_file(tmp_path / "a.pth", model)
     state_dict = torch.load(tmp_path / "a.pth", weights_only=True)["state_dict"]

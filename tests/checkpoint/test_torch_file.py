@@ -61,8 +61,10 @@ def test_written_files_are_read_back(path: Path) -> None:
             assert not found.flags.writeable
 
 
+@pytest.mark.needs("torch")
 def test_torch_reads_what_we_write(path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     write_torch_file(path, {"state_dict": arrays(), "meta": {"epoch": 3, "x": [1.5, (2,)]}})
     for mapped in (False, True):
         found = torch.load(path, weights_only=True, mmap=mapped)
@@ -83,8 +85,10 @@ def test_storages_are_aligned(path: Path) -> None:
             assert (info.header_offset + 30 + name + extra) % 64 == 0
 
 
+@pytest.mark.needs("torch")
 def test_we_read_what_torch_writes(path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     base = torch.arange(24.0).reshape(4, 6)
     contents = {
         "transposed": base.T,

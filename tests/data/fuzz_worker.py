@@ -1,6 +1,6 @@
 """Reads broken videos for `test_video_fuzz`, in a process that may die; prints what came of each.
 
-    python fuzz_worker.py FOLDER FIRST LAST
+    python fuzz_worker.py FOLDER SEED FIRST LAST
 
 Reads the folder's `given-*` as they are, and its `original-*` broken, for cases FIRST to LAST - 1.
 Each line is a case and its outcome; the last is the peak of the memory in MiB.
@@ -29,9 +29,9 @@ TEXTS = (
 )
 
 
-def corrupted(originals: list[bytes], case: int) -> bytes:
-    """A broken video; the same for the same case."""
-    rng = np.random.default_rng([3, case])
+def corrupted(originals: list[bytes], seed: int, case: int) -> bytes:
+    """A broken video; the same for the same seed and case."""
+    rng = np.random.default_rng([seed, case])
     kind = KINDS[case % len(KINDS)]
     data = bytearray(originals[case // len(KINDS) % len(originals)])
     if kind == "flip bits":
@@ -102,13 +102,13 @@ def peak_mib() -> int:
 
 
 def main() -> None:
-    folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder, (seed, first, last) = Path(sys.argv[1]), map(int, sys.argv[2:])
     originals = [file.read_bytes() for file in sorted(folder.glob("original-*"))]
     broken = folder / f"broken-{first}.mp4"
     for path in folder.glob("given-*"):
         report(path.name, path)
     for case in range(first, last):
-        broken.write_bytes(corrupted(originals, case))
+        broken.write_bytes(corrupted(originals, seed, case))
         report(case, broken)
     print("MiB", peak_mib())
 
