@@ -1,11 +1,14 @@
 """What the pages promise: commands that the program takes, files that are there."""
 
+import pkgutil
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import squeezetime_jax
 from squeezetime_jax import cli, command_line
 
 assert cli.main is command_line.main  # importing `cli` registers the subcommands
@@ -44,6 +47,25 @@ def test_a_wrong_command_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         command_line.parse(words)
     assert "no option --alow; did you mean --allow?" in capsys.readouterr().err
+
+
+def test_the_page_of_commands_has_each_once() -> None:
+    shown = re.findall(
+        r"python -m squeezetime_jax (\S+) --help", (ROOT / "docs/commands.md").read_text()
+    )
+    assert sorted(shown) == sorted(command_line.commands())
+
+
+def test_the_site_has_every_page() -> None:
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    listed = re.findall(r"'([\w-]+\.md)'", str(site))
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_reference_names_things_that_exist_and_all_of_the_package() -> None:
+    names = re.findall(r"^::: (\S+)$", (ROOT / "docs/reference.md").read_text(), re.MULTILINE)
+    found = [pkgutil.resolve_name(name) for name in names]
+    assert {getattr(squeezetime_jax, name) for name in squeezetime_jax.__all__} <= set(found)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -46,7 +46,7 @@ def predict(
 ) -> Float[np.ndarray, " classes"]:
     """Score a video: the mean over its views of the softmax.
 
-    Example:
+    Examples:
       >>> import squeezetime_jax as st
       >>> from flax import nnx
       >>> from squeezetime_jax.data.embedded.scenes import encode

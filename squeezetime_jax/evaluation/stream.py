@@ -50,7 +50,7 @@ class Stream:
 
     It keeps the window's frames, resized and cropped, and no others.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> import squeezetime_jax as st
       >>> from flax import nnx

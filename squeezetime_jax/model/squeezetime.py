@@ -22,7 +22,7 @@ MIN_SIDE = 32  # the network halves a side five times
 class SqueezeTime(nnx.Module):
     """The recogniser.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from squeezetime_jax import SqueezeTime, SqueezeTimeConfig

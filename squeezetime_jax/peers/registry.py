@@ -81,7 +81,7 @@ def abstract(config: NetworkConfig) -> Any:
 def create(name: str, /, *, seed: int = 0, **changes: Any) -> Any:
     """Make a network, initialised as published.
 
-    Example:
+    Examples:
       >>> import squeezetime_jax as st
       >>> model = st.create("tsm_r18", num_classes=51)
       >>> model.config.num_frames

@@ -46,7 +46,7 @@ _MAX_FRAMES = 4
 class Detector(SqueezeTime):
     """Actions of persons, given their boxes.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from squeezetime_jax import SqueezeTimeConfig
