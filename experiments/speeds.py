@@ -25,9 +25,16 @@ def bench_command(table: Table, row: Row, settings: Settings) -> list[str]:
     """The benchmark of a row, as words."""
     run = timed_run(table, row, settings)
     names = ("depth", "width", "num_frames", "num_classes")
-    variant = ",".join(f"{name}={getattr(run.network(), name)}" for name in names)
+    fields = ",".join(f"{name}={getattr(run.network(), name)}" for name in names)
     runtimes, dtypes = (sorted({way.split()[i] for way in table.runtimes}) for i in (0, 1))
-    words = ["--json", "--variant", variant, "--size", str(run.side()), str(run.side())]
+    words = [
+        "--json",
+        "--network",
+        f"squeezetime:{fields}",
+        "--size",
+        str(run.side()),
+        str(run.side()),
+    ]
     return [*PROGRAM, "bench", *words, "--runtime", *runtimes, "--dtype", *dtypes]
 
 

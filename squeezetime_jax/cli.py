@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetime_jax.command_line import Argument, arg, build, main, number, subcommand
-from squeezetime_jax.errors import UserError, count
+from squeezetime_jax.errors import count
 from squeezetime_jax.export import FORMATS
 
 __all__ = ["main"]
@@ -201,29 +201,23 @@ def _configs(args: argparse.Namespace) -> None:
 
 @subcommand(
     "Measure time, memory and size of networks on this machine.",
-    "squeezetime bench --variant width=0.5 --runtime fused openvino --save speed.png",
-    arg("--counts", action="store_true", help="only count parameters and multiply-adds"),
+    "squeezetime bench --network squeezetime:width=0.5 tsm_r18 --runtime jit --save speed.png",
+    arg("--counts", action="store_true", help="only count SqueezeTime's parameters and operations"),
+    arg(
+        "--network",
+        nargs="+",
+        metavar="NAME[:FIELD=VALUE,...]",
+        help="networks of the register, or all; default: SqueezeTime, half as wide, with 4 frames",
+    ),
+    arg("--runtime", nargs="+", metavar="NAME", help=f"any of jit fused {' '.join(FORMATS)}"),
+    arg("--dtype", nargs="+", metavar="TYPE", help="any of float32 float16 bfloat16 int8"),
     arg(
         "--size",
         type=number(int, 1),
         nargs=2,
-        default=(224, 224),
         metavar=("H", "W"),
-        help="height and width of the clips; default 224 224",
+        help="height and width of the clips; default: as published, 224 224 for SqueezeTime",
     ),
-    arg(
-        "--variant",
-        nargs="+",
-        metavar="FIELD=VALUE,...",
-        help="networks: depth, width, num_frames, num_classes; default: three of the paper",
-    ),
-    arg(
-        "--runtime",
-        nargs="+",
-        metavar="NAME",
-        help="any of jit fused onnx openvino litert; default: all",
-    ),
-    arg("--dtype", nargs="+", metavar="TYPE", help="any of float32 bfloat16 int8; default float32"),
     arg(
         "--seconds",
         type=number(float, 0.01),
@@ -232,27 +226,17 @@ def _configs(args: argparse.Namespace) -> None:
         help="time spent on each measurement; default 3",
     ),
     _JSON,
-    _save("draw size and the paper's accuracy against speed"),
+    _save("draw size and published accuracy against speed"),
 )
 def _bench(args: argparse.Namespace) -> int:
-    from squeezetime_jax.bench import benchmark
-    from squeezetime_jax.model.squeezetime import MIN_SIDE
+    from squeezetime_jax.bench.command import Request, bench, count
 
-    height, width = args.size
-    if min(height, width) < MIN_SIDE:
-        raise UserError(f"--size {height} {width}: at least {MIN_SIDE} pixels a side")
+    size = tuple(args.size) if args.size else None
     if args.counts:
-        from rich.console import Console
-
-        console = Console()
-        console.width = max(console.width, 120)  # piped output is not cut at 80 columns
-        console.print(benchmark.counts_table(height, width))
-        return 0
-    from squeezetime_jax.bench.command import Request, bench
-
-    chosen = {"variants": args.variant, "runtimes": args.runtime, "dtypes": args.dtype}
+        return count(*(size or (224, 224)))
+    chosen = {"networks": args.network, "runtimes": args.runtime, "dtypes": args.dtype}
     chosen = {name: words for name, words in chosen.items() if words}
-    request = Request(height=height, width=width, seconds=args.seconds, **chosen)
+    request = Request(size=size, seconds=args.seconds, **chosen)
     return bench(request, as_json=args.json, save=args.save)
 
 
@@ -581,7 +565,7 @@ def _ava_proposals(args: argparse.Namespace) -> None:
     "squeezetime doctor      # put this into a bug report",
 )
 def _doctor(args: argparse.Namespace) -> int:
-    from squeezetime_jax.evaluation import doctor
+    from squeezetime_jax.bench import doctor
 
     lines, is_healthy = doctor.examine()
     print("\n".join(lines))

@@ -1,1 +1,1 @@
-"""What a network costs, in any runtime."""
+"""What a network costs on this machine, in any runtime; and what this machine has."""

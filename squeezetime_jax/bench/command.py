@@ -1,4 +1,4 @@
-"""`squeezetime bench`: what networks cost on this machine, in every runtime that is at hand."""
+"""`squeezetime bench`: what networks cost on this machine, in every runtime that is installed."""
 
 import dataclasses
 import json
@@ -6,29 +6,22 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from squeezetime_jax.bench.benchmark import VARIANTS
+from squeezetime_jax.bench import networks
+from squeezetime_jax.bench.worker import Job
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.machine import available_cpus
 from squeezetime_jax.model.config import SqueezeTimeConfig
-from squeezetime_jax.model.counts import count
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
-RUNTIMES = ("jit", "fused", *SUFFIXES)
-DTYPES = {
-    "jit": ("float32", "bfloat16"),
-    "fused": ("float32", "bfloat16"),
-    "onnx": ("float32", "int8"),
-    "openvino": ("float32", "bfloat16", "int8"),
-    "litert": ("float32", "int8"),
-}
-_FIELDS = {"depth": int, "width": float, "num_frames": int, "num_classes": int}
+RUNTIMES = ("jit", "fused", *FORMATS)
+_JAX_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,62 +29,65 @@ class Request:
     """What to measure.
 
     Attributes:
-      variants: networks, as "width=0.5,num_frames=8"; "" is the released one.
-      runtimes: of `RUNTIMES`.
-      dtypes: that they compute in, where they know them.
-      height: of the clips, in pixels.
-      width: of the clips, in pixels.
+      networks: "NAME" or "NAME:FIELD=VALUE,..." of the register; "all" is the whole register.
+      runtimes: any of `RUNTIMES`.
+      dtypes: types that they compute in; a runtime that does not have one leaves it out.
+      size: height and width of the clips, in pixels; None: each network's published one.
       seconds: spent on each measurement.
     """
 
-    variants: Sequence[str] = tuple(VARIANTS)
+    networks: Sequence[str] = networks.DEFAULT
     runtimes: Sequence[str] = RUNTIMES
     dtypes: Sequence[str] = ("float32",)
-    height: int = 224
-    width: int = 224
+    size: tuple[int, int] | None = None
     seconds: float = 3.0
 
-    def jobs(self) -> Iterator[tuple[str, dict[str, Any], str, str]]:
-        """(variant, its fields, runtime, dtype) of each measurement.
 
-        Raises:
-          UserError: a variant is no network, or a runtime or type is unknown.
-        """
-        known = {"runtime": RUNTIMES, "dtype": sorted({d for ds in DTYPES.values() for d in ds})}
-        for name, words in (("runtime", self.runtimes), ("dtype", self.dtypes)):
-            for word in words:
-                if word not in known[name]:
-                    raise UserError(f"{name} {word!r}: wanted one of {', '.join(known[name])}")
-        networks = [(variant, parse_variant(variant)) for variant in self.variants]
-        for variant, network in networks:
-            for runtime in self.runtimes:
-                for dtype in self.dtypes:
-                    if dtype in DTYPES[runtime]:
-                        yield variant, network, runtime, dtype
-
-
-def parse_variant(text: str) -> dict[str, Any]:
-    """Fields of the configuration from "width=0.5,num_frames=8".
+def plan(request: Request) -> tuple[list[Job], list[str]]:
+    """The measurements that can be made, and for those that cannot, why.
 
     Raises:
-      UserError: it is no network.
+      UserError: a network, runtime or type is unknown, or a size is invalid.
     """
-    fields: dict[str, Any] = {}
-    try:
-        for part in filter(None, text.split(",")):
-            name, value = part.split("=")
-            fields[name] = _FIELDS[name](value)
-        SqueezeTimeConfig(**fields)
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"variant {text!r}: {error}; wanted fields of {', '.join(_FIELDS)}, such as"
-            " width=0.5,num_frames=8"
-        ) from None
-    return fields
+    dtypes = {dtype for name in FORMATS for dtype in formats.get(name).dtypes} | {*_JAX_DTYPES}
+    for name, words, known in (
+        ("runtime", request.runtimes, RUNTIMES),
+        ("dtype", request.dtypes, sorted(dtypes)),
+    ):
+        for word in words:
+            if word not in known:
+                raise UserError(f"{name} {word!r} not found; choose any of {', '.join(known)}")
+    jobs: list[Job] = []
+    notes: dict[str, None] = {}
+    for name in networks.names(request.networks):
+        config = networks.parse(name)
+        height, width = request.size or networks.published_size(config)
+        networks.check_size(config, height, width)
+        for runtime in request.runtimes:
+            format = formats.get(runtime) if runtime in FORMATS else None
+            any_network = format.any_network if format else runtime == "jit"
+            if not any_network and not isinstance(config, SqueezeTimeConfig):
+                notes[f"{runtime}: for SqueezeTime only"] = None
+            elif format and (command := formats.pip_install(format.packages)):
+                notes[f"{runtime}: packages are not installed; run {command}"] = None
+            else:
+                jobs += [
+                    Job(
+                        network=name,
+                        runtime=runtime,
+                        dtype=dtype,
+                        height=height,
+                        width=width,
+                        seconds=request.seconds,
+                    )
+                    for dtype in request.dtypes
+                    if dtype in (format.dtypes if format else _JAX_DTYPES)
+                ]
+    return jobs, list(notes)
 
 
 def bench(request: Request, *, as_json: bool = False, save: Path | None = None) -> int:
-    """Measure, one process each, and print a table or JSON.
+    """Measure each network in each runtime, in a process of its own; print a table or JSON.
 
     Args:
       request: what to measure.
@@ -99,37 +95,57 @@ def bench(request: Request, *, as_json: bool = False, save: Path | None = None) 
       save: a picture of size and accuracy against speed.
 
     Returns:
-      The exit status: 1 if nothing could be measured.
+      The exit status.
+
+    Raises:
+      UserError: the request is invalid, or nothing could be measured.
     """
     if save is not None:
         from squeezetime_jax.bench import plot  # Matplotlib takes a second to import
 
         plot.check(save)
-    jobs, rows, notes = list(request.jobs()), [], []
+    jobs, notes = plan(request)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, (variant, network, runtime, dtype) in enumerate(jobs, 1):
-            title = f"{variant or 'released'}, {runtime} {dtype}"
+        for number, job in enumerate(jobs, 1):
+            title = f"{job.network}, {job.runtime} {job.dtype}"
             print(f"{number}/{len(jobs)} {title}", file=sys.stderr, flush=True)
-            job = {"network": network, "runtime": runtime, "dtype": dtype}
-            for name in ("height", "width", "seconds"):
-                job[name] = getattr(request, name)
-            result = _measure(job, Path(folder) / f"{number}{SUFFIXES.get(runtime, '')}")
+            suffix = formats.get(job.runtime).suffix if job.runtime in FORMATS else ""
+            result = _measure(job, Path(folder) / f"{number}{suffix}")
             if "error" in result:
                 notes.append(f"{title}: {result['error']}")
             else:
-                rows.append(_row(variant, request, job, result))
-    found = {"machine": machine(), "size": [request.height, request.width], "rows": rows}
+                rows.append(_row(job, result))
+    if not rows:
+        reasons = "; ".join(notes) or "no runtime computes in these types"
+        raise UserError(f"nothing was measured: {reasons}")
+    found = {"machine": machine(), "rows": rows, "notes": notes}
     if as_json:
-        print(json.dumps({**found, "notes": notes}))
+        print(json.dumps(found))
     else:
-        console = Console()
-        console.width = max(console.width, 150)  # piped output is not cut at 80 columns
-        console.print(_table(found))
+        _print(_table(found))
         for note in notes:
-            print(f"squeezetime bench: {note}", file=sys.stderr)
-    if save is not None and rows:
+            print(f"not measured: {note}")
+    if save is not None:
         print(f"wrote {plot.draw(found, save)}", file=sys.stderr)
-    return 0 if rows else 1
+    return 0
+
+
+def count(height: int, width: int) -> int:
+    """Print parameters and multiply-adds of SqueezeTime's variants beside the paper's.
+
+    Raises:
+      UserError: the clips are too small.
+    """
+    networks.check_size(SqueezeTimeConfig(), height, width)
+    _print(networks.counts_table(height, width))
+    return 0
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    console.width = max(console.width, 150)  # piped output is not cut at 80 columns
+    console.print(table)
 
 
 def machine() -> str:
@@ -145,33 +161,33 @@ def machine() -> str:
     return f"{name}, {available_cpus()} threads, {platform.system()}"
 
 
-def _measure(job: dict[str, Any], file: Path) -> dict[str, Any]:
-    where = "file" if job["runtime"] in SUFFIXES else "cache"
-    job = {**job, where: str(file)}
-    failed = _in_a_process({**job, "write": True})
-    return failed or _in_a_process(job)
+def _measure(job: Job, path: Path) -> dict[str, Any]:
+    """Write the exported file, or compile, in one process; measure in another."""
+    for task in ("prepare", "measure"):
+        words = [task, str(path), json.dumps(dataclasses.asdict(job))]
+        command = [sys.executable, "-m", "squeezetime_jax.bench.worker", *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return {"error": f"ended with status {done.returncode}: {last}"}
+        answer = json.loads(done.stdout.splitlines()[-1])
+        if "error" in answer:
+            break
+    return answer
 
 
-def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "squeezetime_jax.bench.worker", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        return {"error": f"ended with status {done.returncode}: {last}"}
-    return json.loads(done.stdout.splitlines()[-1]) or {}
-
-
-def _row(
-    variant: str, request: Request, job: dict[str, Any], result: dict[str, Any]
-) -> dict[str, Any]:
-    counts = count(SqueezeTimeConfig(**job["network"]), request.height, request.width)
+def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    config = networks.parse(job.network)
     batch, rate = max(result["throughput"], key=lambda pair: pair[1])
     return {
-        "variant": variant,
-        "runtime": job["runtime"],
-        "dtype": job["dtype"],
-        "parameters": counts.backbone + counts.head,
-        "multiply_adds": counts.multiply_adds,
+        "network": job.network,
+        "runtime": job.runtime,
+        "dtype": job.dtype,
+        "size": [job.height, job.width],
+        "num_frames": config.num_frames,
+        "parameters": networks.parameters(config),
+        "multiply_adds": networks.multiply_adds(config, job.height, job.width),
+        "published_top1": networks.published_top1(config),
         "best_batch": batch,
         "clips_per_second": rate,
         **result,
@@ -179,19 +195,18 @@ def _row(
 
 
 def _table(found: dict[str, Any]) -> Table:
-    height, width = found["size"]
-    title = f"{found['machine']}; clips of {height}x{width}; medians, with the middle half of runs"
-    table = Table(title=title)
+    table = Table(title=f"{found['machine']}; medians, with the middle half of the runs")
     columns = ("ms a clip", "middle half", "clips/s", "at batch", "peak MiB", "first answer s")
-    for column in ("network", "parameters", "multiply-adds", "runtime", "device", *columns):
+    for column in ("network", "clip", "params", "mult-adds", "runtime", "device", *columns):
         is_text = column in ("network", "runtime", "device")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=is_text)
     for row in found["rows"]:
         low, high = row["spread"]
         table.add_row(
-            row["variant"] or "released",
+            row["network"],
+            "x".join(map(str, (row["num_frames"], *row["size"]))),
             f"{row['parameters'] / 1e6:.1f} M",
-            f"{row['multiply_adds'] / 1e9:.2f} G",
+            f"{row['multiply_adds'] / 1e9:.2f} G" if row["multiply_adds"] else "",
             f"{row['runtime']} {row['dtype']}",
             row["device"],
             f"{row['milliseconds']:.1f}",

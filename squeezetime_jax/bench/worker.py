@@ -1,7 +1,8 @@
 """Measures one network in one runtime, in a process of its own.
 
 A process of its own shows its own memory, and what one runtime leaves behind slows no other down.
-`benchmark_command` starts it: a job as JSON in, a result as JSON out.
+`squeezetime bench` starts it twice for each job: once to write the exported file or to compile, and
+once to measure.
 """
 
 import dataclasses
@@ -20,25 +21,25 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from squeezetime_jax.bench import networks
 from squeezetime_jax.compilation import inference_options, use_compilation_cache
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.export import formats
+from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import export
 from squeezetime_jax.machine import give_back_memory
-from squeezetime_jax.model.abstract import abstract_model
-from squeezetime_jax.model.config import SqueezeTimeConfig
+from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.fused import fuse, logits
-from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers import registry
 
 Run = Callable[[Any], Any]
 
 _WARM_UP = 3
-_LEAST_RUNS = 5
+_MIN_RUNS = 5
 _CALIBRATION_CLIPS = 4
 _MAX_BATCH = {"cpu": 16}
 _MAX_BATCH_ELSEWHERE = 1024
-_WORTH_WHILE = 1.03  # the throughput of a batch over that of half of it
+_MIN_GAIN = 1.03  # the throughput of a batch over that of half of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,32 +47,32 @@ class Job:
     """What to measure.
 
     Attributes:
-      network: fields of `SqueezeTimeConfig` that differ from the released network's.
+      network: "NAME" or "NAME:FIELD=VALUE,...".
       runtime: "jit", the network as it is trained; "fused"; or a format of `squeezetime export`.
-      dtype: what it computes in.
+      dtype: type that it computes in.
       height: of the clips, in pixels.
       width: of the clips, in pixels.
       seconds: spent on each measurement.
-      file: the exported file, where the runtime opens one.
-      cache: folder of compiled programs, where the runtime is JAX.
-      write: only write that file, or compile into that folder.
     """
 
-    network: dict[str, Any]
+    network: str
     runtime: str
     dtype: str
-    height: int = 224
-    width: int = 224
+    height: int
+    width: int
     seconds: float = 3.0
-    file: str = ""
-    cache: str = ""
-    write: bool = False
 
     @property
-    def config(self) -> SqueezeTimeConfig:
-        """Of the network."""
-        own = {"dtype": self.dtype} if self.dtype == "bfloat16" and not self.file else {}
-        return SqueezeTimeConfig.k400(**{**self.network, **own})
+    def is_exported(self) -> bool:
+        """Whether an exported file is measured, and not a program of JAX's."""
+        return self.runtime in FORMATS
+
+    @property
+    def config(self) -> NetworkConfig:
+        """Of the network; exported files have their own type."""
+        config = networks.parse(self.network)
+        is_bfloat16 = self.dtype == "bfloat16" and not self.is_exported
+        return dataclasses.replace(config, dtype="bfloat16" if is_bfloat16 else config.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,12 +81,11 @@ class Result:
 
     Attributes:
       milliseconds: of one clip, median.
-      spread: a quarter of the runs took less than the first of these milliseconds, a quarter more
-        than the second.
+      spread: first and third quartile of these milliseconds.
       runs: how many there were.
-      throughput: (batch, clips a second) from medians, batches doubling until it stops paying.
-      peak_mib: the most memory from loading the weights to scoring one clip again and again, over
-        what the imports took; None where the system does not tell.
+      throughput: (batch, clips a second) from medians; batches double until that gains little.
+      peak_mib: peak of memory from loading the weights to scoring one clip again and again, over
+        what the imports took; None where the system does not say.
       first_seconds: from weights and the compiled program, or from the exported file, to the first
         answer.
       device: what computed.
@@ -100,15 +100,44 @@ class Result:
     device: str
 
 
-def measure(job: Job) -> Result:
-    """Measure; memory first, while nothing but one clip has been scored.
+def prepare(job: Job, path: str) -> None:
+    """Write the exported file, or compile into the cache; random weights do not change the speed.
 
     Raises:
-      UserError: the runtime is not installed, or does not compute in the type.
+      UserError: the network cannot be exported.
     """
-    _import(job)
-    before = _forget_peak()
-    run, is_fixed, seconds = _open(job)
+    if not job.is_exported:
+        use_compilation_cache(path)
+        run, _, _ = _open(job, path)
+        run(_clips(job, 1))
+        return
+    shape = (_CALIBRATION_CLIPS, job.config.num_frames, job.height, job.width, 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    export(
+        _network(job.config),
+        path,
+        format=job.runtime,
+        dtype=job.dtype,
+        height=job.height,
+        width=job.width,
+        calibration=noise if job.dtype == "int8" else None,
+    )
+
+
+def measure(job: Job, path: str) -> Result:
+    """Measure; memory first, while nothing but one clip has been scored.
+
+    Args:
+      job: what to measure.
+      path: the exported file or the cache of compiled programs, as `prepare` left it.
+    """
+    if job.is_exported:  # the code of a runtime is not counted as memory of the network
+        importlib.import_module(formats.get(job.runtime).runtime)
+    else:
+        use_compilation_cache(path)
+    jax.devices()
+    before = _reset_peak()
+    run, is_fixed, seconds = _open(job, path)
     give_back_memory()  # as `squeezetime predict` does
     clip = _clips(job, 1)
     begin = time.perf_counter()
@@ -119,6 +148,7 @@ def measure(job: Job) -> Result:
     peak = _peak_over(before)
     times = _times(run, clip, job.seconds)
     low, median, high = statistics.quantiles(times, n=4)
+    device = jax.devices()[0]
     return Result(
         milliseconds=1e3 * median,
         spread=(1e3 * low, 1e3 * high),
@@ -126,32 +156,13 @@ def measure(job: Job) -> Result:
         throughput=[(1, 1 / median)] if is_fixed else _sweep(job, run, 1 / median),
         peak_mib=peak,
         first_seconds=first,
-        device=_device(job),
+        device="cpu" if job.is_exported and job.runtime != "stablehlo" else device.device_kind,
     )
 
 
-def write(job: Job) -> None:
-    """Write the job's file or program, with random weights: they do not change the speed."""
-    if not job.file:
-        run, _, _ = _open(job)
-        run(_clips(job, 1))
-        return
-    shape = (_CALIBRATION_CLIPS, job.config.num_frames, job.height, job.width, 3)
-    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    export(
-        _network(job.config),
-        job.file,
-        format=job.runtime,
-        dtype=job.dtype,
-        height=job.height,
-        width=job.width,
-        calibration=noise if job.dtype == "int8" else None,
-    )
-
-
-def _network(config: SqueezeTimeConfig) -> SqueezeTime:
+def _network(config: NetworkConfig) -> Any:
     """A network with weights of NumPy's: JAX's draws would leave their own memory behind."""
-    model = abstract_model(config)
+    model = registry.abstract(config)
     model.eval()
     rng = np.random.default_rng(0)
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
@@ -163,11 +174,11 @@ def _network(config: SqueezeTimeConfig) -> SqueezeTime:
     return model
 
 
-def _open(job: Job) -> tuple[Run, bool, float]:
-    """What scores normalised clips; whether it takes one only; and the seconds that it took."""
-    if job.file:
+def _open(job: Job, path: str) -> tuple[Run, bool, float]:
+    """What scores normalised clips; whether it takes one clip only; the seconds of opening it."""
+    if job.is_exported:
         begin = time.perf_counter()
-        runtime = open_runtime(job.file)
+        runtime = open_runtime(path)
         seconds = time.perf_counter() - begin
         return runtime.run, runtime.manifest.batch == 1, seconds
     model = _network(job.config)
@@ -188,13 +199,13 @@ def _plain(graph: Any, state: Any, clips: Any) -> Any:
 
 
 def _clips(job: Job, batch: int) -> Any:
-    """Normalised clips, where the network takes them from."""
+    """Normalised clips, where the network reads them."""
     frames = job.config.num_frames
     shape: tuple[int, ...] = (batch, frames, job.height, job.width, 3)
-    if job.file:
+    if job.is_exported:
         shape = (batch, job.height, job.width, 3 * frames)
     clips: Float[np.ndarray, ...] = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return clips if job.file else jax.device_put(clips)
+    return clips if job.is_exported else jax.device_put(clips)
 
 
 def _times(run: Run, clips: Any, seconds: float) -> list[float]:
@@ -202,46 +213,30 @@ def _times(run: Run, clips: Any, seconds: float) -> list[float]:
         run(clips)
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < _LEAST_RUNS or time.perf_counter() < end:
+    while len(times) < _MIN_RUNS or time.perf_counter() < end:
         begin = time.perf_counter()
         run(clips)
         times.append(time.perf_counter() - begin)
     return times
 
 
-def _sweep(job: Job, run: Run, alone: float) -> list[tuple[int, float]]:
-    """Throughput of doubling batches, until it stops paying or memory ends."""
-    found = [(1, alone)]
+def _sweep(job: Job, run: Run, single: float) -> list[tuple[int, float]]:
+    """Throughput of doubling batches, until that gains little or memory is exhausted."""
+    found = [(1, single)]
     limit = _MAX_BATCH.get(jax.default_backend(), _MAX_BATCH_ELSEWHERE)
     while (batch := 2 * found[-1][0]) <= limit:
         try:
             rate = batch / statistics.median(_times(run, _clips(job, batch), job.seconds))
-        except (MemoryError, RuntimeError):  # XLA tells the end of memory by the latter
+        except (MemoryError, RuntimeError):  # XLA raises the latter when memory is exhausted
             break
         found.append((batch, rate))
-        if rate < _WORTH_WHILE * found[-2][1]:
+        if rate < _MIN_GAIN * found[-2][1]:
             break
     return found
 
 
-def _device(job: Job) -> str:
-    device = jax.devices()[0]
-    return "cpu" if job.file and job.runtime != "stablehlo" else device.device_kind
-
-
-def _import(job: Job) -> None:
-    """Load the runtime, whose code is no part of what a network takes."""
-    if job.file:
-        format = formats.get(job.runtime)
-        format.require(to_open=not job.write)
-        importlib.import_module(format.runtime)
-    if job.cache:
-        use_compilation_cache(job.cache)
-    jax.devices()
-
-
 def _status(name: str) -> float | None:
-    """MiB of a line of Linux's account of this process."""
+    """MiB of a line of `/proc/self/status`, which Linux has."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -249,8 +244,8 @@ def _status(name: str) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
 
 
-def _forget_peak() -> float | None:
-    """MiB that are taken now; the peak counts from here on. None where the system cannot tell."""
+def _reset_peak() -> float | None:
+    """MiB in use now, from which the peak counts; None where the system does not say."""
     give_back_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -260,7 +255,7 @@ def _forget_peak() -> float | None:
 
 
 def _peak_over(before: float | None) -> float | None:
-    """MiB at the most, over `before`; on an accelerator, those of its memory."""
+    """Peak in MiB over `before`; on an accelerator, of its memory."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**20 or None
@@ -269,15 +264,15 @@ def _peak_over(before: float | None) -> float | None:
 
 
 def main() -> None:
-    """A job on the command line, a result or an error on standard output."""
-    job = Job(**json.loads(sys.argv[1]))
+    """`prepare|measure PATH JOB`: a job as JSON in, a result or an error as JSON out."""
+    task, path, fields = sys.argv[1:]
+    job = Job(**json.loads(fields))
+    answer: dict[str, Any] = {}
     try:
-        answer = {}
-        if job.write:
-            _import(job)
-            write(job)
+        if task == "prepare":
+            prepare(job, path)
         else:
-            answer = dataclasses.asdict(measure(job))
+            answer = dataclasses.asdict(measure(job, path))
     except UserError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))

@@ -15,7 +15,7 @@ from squeezetime_jax import SqueezeTime, cli
 from squeezetime_jax.data import transforms
 from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.video import Video
-from squeezetime_jax.evaluation import doctor, explain, pictures
+from squeezetime_jax.evaluation import explain, pictures
 from squeezetime_jax.evaluation.views import Sampling
 
 ONE_VIEW = ["--views", "1x1"]
@@ -280,25 +280,3 @@ def test_the_authors_scores(
         assert [entry["index"] for entry in line["top"]] == order.tolist()
         for entry in line["top"]:
             assert entry["score"] == pytest.approx(scores["score"][entry["index"]], abs=5e-3)
-
-
-def test_doctor_finds_no_problem_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("doctor") == 0
-    out = capsys.readouterr().out
-    for word in ("jax 0.", "cpu:0", "h264", "compiled programs", "matplotlib"):
-        assert word in out
-    assert out.splitlines()[-1] == "no problem found"
-
-
-def test_doctor_names_problems(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(doctor._NEEDED, "no_such_module", "everything")
-    monkeypatch.setitem(doctor._OPTIONAL, "no_such_extra", ("something", "pip install it"))
-    assert run("doctor") == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("!")] == [
-        "! no_such_module: everything; cannot be imported (No module named 'no_such_module')"
-    ]
-    assert "  no_such_extra: something; not installed: pip install it" in lines
-    assert lines[-1] == "the lines that begin with ! are problems"

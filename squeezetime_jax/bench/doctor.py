@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from squeezetime_jax.compilation import cache_folder
+from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.machine import available_cpus
 
 PACKAGES = (
@@ -32,17 +33,10 @@ _NEEDED = {
     "matplotlib": "demo, predict --save, eval --save",
     "tensorflow_datasets": "eval, train, prepare, demo",
 }
-# Module -> what needs it, and how to install it from a clone of the repository.
-_EXPORT = "pip install '.[export]'"
+# Module -> what it adds, and how to install it; for the formats of exports their records say so.
 _OPTIONAL = {
     "tensorboardX": ("event files of a training run", "pip install tensorboardX"),
     "tensorboard": ("display of event files", "pip install tensorboard"),
-    "litert_converter": ("export --format litert", _EXPORT),
-    "ai_edge_litert": ("predict and bench with LiteRT files", _EXPORT),
-    "onnx": ("export --format onnx and openvino", _EXPORT),
-    "onnxruntime": ("predict and bench with ONNX files", _EXPORT),
-    "openvino": ("export --format openvino, predict and bench with its files", _EXPORT),
-    "nncf": ("export --format openvino --dtype int8", _EXPORT),
     "torch": ("tests that compare with PyTorch", "pip install torch"),
 }
 
@@ -134,11 +128,15 @@ def _commands() -> Iterator[tuple[str, bool]]:
     for module, (use, command) in _OPTIONAL.items():
         is_installed = importlib.util.find_spec(module)  # importing takes seconds for some
         yield f"{module}: {use}" + ("" if is_installed else f"; not installed: {command}"), True
+    for name in FORMATS:
+        use = f"export --format {name}, predict and bench with its files"
+        command = formats.pip_install(formats.get(name).packages)
+        yield use + (f"; not installed: {command}" if command else ""), True
 
 
 def _problem_with(module: str) -> str:
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken library may raise anything
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return formats.first_line(error)
     return ""
