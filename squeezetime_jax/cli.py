@@ -226,7 +226,7 @@ def _configs(args: argparse.Namespace) -> None:
         help="time spent on each measurement; default 3",
     ),
     _JSON,
-    _save("draw size and published accuracy against speed"),
+    _save("draw the time of a clip by network and runtime"),
 )
 def _bench(args: argparse.Namespace) -> int:
     from squeezetime_jax.bench.command import Request, bench, count

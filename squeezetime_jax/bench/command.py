@@ -92,7 +92,7 @@ def bench(request: Request, *, as_json: bool = False, save: Path | None = None) 
     Args:
       request: what to measure.
       as_json: one JSON object, for programs.
-      save: a picture of size and accuracy against speed.
+      save: a picture of the times.
 
     Returns:
       The exit status.
@@ -143,8 +143,9 @@ def count(height: int, width: int) -> int:
 
 
 def _print(table: Table) -> None:
+    """Print a table as wide as it is: piped output is not cut at 80 columns."""
     console = Console()
-    console.width = max(console.width, 150)  # piped output is not cut at 80 columns
+    console.width = max(console.width, Console(width=1000).measure(table).maximum)
     console.print(table)
 
 
@@ -196,19 +197,22 @@ def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
 
 def _table(found: dict[str, Any]) -> Table:
     table = Table(title=f"{found['machine']}; medians, with the middle half of the runs")
-    columns = ("ms a clip", "middle half", "clips/s", "at batch", "peak MiB", "first answer s")
-    for column in ("network", "clip", "params", "mult-adds", "runtime", "device", *columns):
-        is_text = column in ("network", "runtime", "device")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=is_text)
+    for column in ("network", "clip", "runtime", "device"):
+        table.add_column(column, no_wrap=True)
+    for column in (
+        *("parameters", "multiply-\nadds", "ms a clip", "middle half"),
+        *("clips/s", "at batch", "peak\nMiB", "first\nanswer, s"),
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in found["rows"]:
         low, high = row["spread"]
         table.add_row(
             row["network"],
             "x".join(map(str, (row["num_frames"], *row["size"]))),
-            f"{row['parameters'] / 1e6:.1f} M",
-            f"{row['multiply_adds'] / 1e9:.2f} G" if row["multiply_adds"] else "",
             f"{row['runtime']} {row['dtype']}",
             row["device"],
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['multiply_adds'] / 1e9:.2f} G" if row["multiply_adds"] else "",
             f"{row['milliseconds']:.1f}",
             f"{low:.1f}-{high:.1f}",
             f"{row['clips_per_second']:.1f}",

@@ -1,12 +1,11 @@
-"""A picture of `squeezetime bench`: size and published accuracy against the measured speed."""
+"""A picture of `squeezetime bench`: the time of a clip by network and runtime."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.files import whole
@@ -30,70 +29,47 @@ def check(target: Path) -> None:
 
 
 def draw(found: dict[str, Any], target: Path) -> Path:
-    """Draw a benchmark: parameters over time, and accuracy over time where it is published.
+    """Draw a benchmark: a line for each network, the smallest at the top, and its times on it.
 
     Args:
       found: as `squeezetime bench --json` prints it.
       target: the picture.
     """
-    rows = found["rows"]
-    rated = [row for row in rows if row["published_top1"] is not None]
-    figure = Figure(figsize=(13 if rated else 8, 5), layout="constrained")
-    size, *accuracy = figure.subplots(1, 2 if rated else 1, squeeze=False)[0]
-    _scatter(size, rows, lambda row: row["parameters"] / 1e6, rows)
-    size.set_ylabel("parameters, millions")
-    for axes in accuracy:
-        _scatter(axes, rated, lambda row: row["published_top1"], rows)
-        axes.set_ylabel("published top-1 on Kinetics-400, %")
-    handles, labels = size.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+    rows = sorted(found["rows"], key=lambda row: -row["parameters"])
+    lines = list(dict.fromkeys(_title(row) for row in rows))
+    runtimes = sorted({row["runtime"] for row in rows})
+    figure = Figure(figsize=(10, 1.6 + 0.4 * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    for runtime, dtype in sorted({(row["runtime"], row["dtype"]) for row in rows}):
+        chosen = [row for row in rows if (row["runtime"], row["dtype"]) == (runtime, dtype)]
+        axes.plot(
+            [row["milliseconds"] for row in chosen],
+            [lines.index(_title(row)) for row in chosen],
+            _MARKERS[dtype],
+            color=f"C{runtimes.index(runtime)}",
+            label=f"{runtime} {dtype}",
+            alpha=0.8,
+        )
+    axes.set_yticks(range(len(lines)), lines, fontsize="small")
+    axes.set_ylim(-0.6, len(lines) - 0.4)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.08)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.suptitle(found["machine"], fontsize="medium")
-    figure.supxlabel("milliseconds a clip, batch 1, median\n" + _PAPER, fontsize="small")
+    figure.supxlabel(
+        f"milliseconds a clip, batch 1, median; top-1: published, Kinetics-400\n{_PAPER}",
+        fontsize="small",
+    )
     with whole(target) as part:
         figure.savefig(part, dpi=150)
     return target
 
 
-def _scatter(
-    axes: Axes,
-    rows: list[dict[str, Any]],
-    height: Callable[[dict[str, Any]], float],
-    all_rows: list[dict[str, Any]],
-) -> None:
-    """A point for each row: the colour is the runtime, the marker is the type."""
-    runtimes = list(dict.fromkeys(row["runtime"] for row in all_rows))
-    for runtime, dtype in dict.fromkeys((row["runtime"], row["dtype"]) for row in rows):
-        chosen = [row for row in rows if (row["runtime"], row["dtype"]) == (runtime, dtype)]
-        axes.plot(
-            [row["milliseconds"] for row in chosen],
-            [height(row) for row in chosen],
-            _MARKERS[dtype],
-            color=f"C{runtimes.index(runtime)}",
-            label=f"{runtime} {dtype}",
-        )
-    axes.set_xlim(left=0)
-    axes.margins(x=0.05, y=0.12)
-    axes.grid(alpha=0.3)
-    for level, names in _levels(axes, rows, height).items():
-        axes.axhline(level, color="0.9", zorder=0)
-        axes.annotate(
-            "; ".join(names),
-            (0.01, level),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(0, 3),
-            textcoords="offset points",
-            fontsize="small",
-        )
-
-
-def _levels(
-    axes: Axes, rows: list[dict[str, Any]], height: Callable[[dict[str, Any]], float]
-) -> dict[float, list[str]]:
-    """Names of the networks at each height; those whose lines of text would overlap share one."""
-    low, high = axes.get_ylim()
-    heights = {row["network"]: height(row) for row in rows}
-    levels: dict[float, list[str]] = {}
-    for name, level in sorted(heights.items(), key=lambda item: item[1]):
-        near = [other for other in levels if abs(other - level) < (high - low) / 25]
-        levels.setdefault(near[0] if near else level, []).append(name)
-    return levels
+def _title(row: dict[str, Any]) -> str:
+    top1 = row["published_top1"]
+    published = f"; top-1 {top1:.1f} %" if top1 is not None else ""
+    return f"{row['network']}\n{row['parameters'] / 1e6:.1f} M parameters{published}"
