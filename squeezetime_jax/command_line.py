@@ -21,6 +21,7 @@ _RENAMED = {
     "--processes": "--workers",
     "--num-processes": "--num-hosts",
     "--process-id": "--host-id",
+    "--variant": "--network",
 }
 """Former spelling of an option -> present spelling, for the message about a former one."""
 
