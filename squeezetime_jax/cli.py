@@ -229,11 +229,11 @@ def _configs(args: argparse.Namespace) -> None:
     _save("draw the time of a clip by network and runtime"),
 )
 def _bench(args: argparse.Namespace) -> int:
-    from squeezetime_jax.bench.command import Request, bench, count
+    from squeezetime_jax.bench.command import Request, bench, print_counts
 
     size = tuple(args.size) if args.size else None
     if args.counts:
-        return count(*(size or (224, 224)))
+        return print_counts(*(size or (224, 224)))
     chosen = {"networks": args.network, "runtimes": args.runtime, "dtypes": args.dtype}
     chosen = {name: words for name, words in chosen.items() if words}
     request = Request(size=size, seconds=args.seconds, **chosen)

@@ -131,7 +131,7 @@ def bench(request: Request, *, as_json: bool = False, save: Path | None = None) 
     return 0
 
 
-def count(height: int, width: int) -> int:
+def print_counts(height: int, width: int) -> int:
     """Print parameters and multiply-adds of SqueezeTime's variants beside the paper's.
 
     Raises:

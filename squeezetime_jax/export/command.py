@@ -13,7 +13,7 @@ from squeezetime_jax.data.batches import ordered_batches, unreadable_error
 from squeezetime_jax.data.sources import Source, open_source, read_list
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.workers import progress_bar
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.evaluation import inputs
 from squeezetime_jax.evaluation.labels import class_names
 from squeezetime_jax.evaluation.predict import Choices, read_ahead
@@ -178,7 +178,7 @@ def _summary(report: ExportReport) -> str:
         f"wrote {report.path} ({report.num_bytes / 1e6:.1f} MB) and"
         f" {manifest_path(report.path).name}\n"
         f"input: ({shape}), {kind}; channel = 3 * frame + colour\n"
-        f"compared with the network on {_plural(result.num_clips, 'clip')}: logits differ by at"
+        f"compared with the network on {count(result.num_clips, 'clip')}: logits differ by at"
         f" most {result.max_difference:.2g} ({result.relative:.2g} of the largest); the best class"
         f" is the same on {result.num_agreeing}\n"
         f"one clip takes {report.milliseconds:.1f} ms in its own runtime, on this machine"
@@ -187,17 +187,13 @@ def _summary(report: ExportReport) -> str:
 
 def _accuracy(tested: Check) -> str:
     found, network = (
-        100 * count / tested.num_clips for count in (tested.num_right, tested.num_right_network)
+        100 * right / tested.num_clips for right in (tested.num_right, tested.num_right_network)
     )
     return (
-        f"{_plural(tested.num_clips, 'test video')}, one view each: top-1 {found:.2f} %, the"
+        f"{count(tested.num_clips, 'test video')}, one view each: top-1 {found:.2f} %, the"
         f" network's {network:.2f} %; the best class is the same on"
         f" {100 * tested.agreement:.2f} %"
     )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _fields(report: ExportReport, tested: Check | None) -> dict[str, Any]:
