@@ -77,6 +77,11 @@ def local_rows(sharding: jax.sharding.Sharding, batch_size: int) -> Rows:
     return np.unique(np.concatenate([rows[index] for index in indices.values() if index]))
 
 
+def pad_rows(rows: np.ndarray, length: int) -> np.ndarray:
+    """An array with zeros behind its rows, so that samples of different lengths make a batch."""
+    return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
+
 class TrainBatches:
     """Endless training batches of this host, in order; an iterator to close after use.
 

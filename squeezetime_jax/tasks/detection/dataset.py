@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from squeezetime_jax.data import prepare as shards
 from squeezetime_jax.data import transforms
-from squeezetime_jax.data.batches import Sample, UnreadableRecord
+from squeezetime_jax.data.batches import Sample, UnreadableRecord, pad_rows
 from squeezetime_jax.data.embedded import people
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.detection import boxes as geometry
@@ -249,8 +249,3 @@ def square_clip(
     pixels = geometry.to_pixels(boxes, width, height)
     pixels = geometry.resize_boxes(pixels, (width, height), (size, size))
     return transforms.resize(frames, size, size), pixels
-
-
-def pad_rows(rows: np.ndarray, length: int) -> np.ndarray:
-    """The rows, and rows of zeros behind them."""
-    return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))

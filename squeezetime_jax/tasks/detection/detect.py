@@ -21,13 +21,14 @@ from jaxtyping import Float, Float64, UInt8
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.store import read_labels
 from squeezetime_jax.compilation import use_compilation_cache
+from squeezetime_jax.data.batches import pad_rows
 from squeezetime_jax.data.embedded import people
 from squeezetime_jax.data.video import Video, stream
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.files import whole, write_whole
 from squeezetime_jax.tasks.detection.annotations import read_actions, read_boxes
 from squeezetime_jax.tasks.detection.config import PEOPLE, Data
-from squeezetime_jax.tasks.detection.dataset import pad_rows, square_clip
+from squeezetime_jax.tasks.detection.dataset import square_clip
 from squeezetime_jax.tasks.detection.detector import holds_detector, load_detector
 from squeezetime_jax.tasks.detection.frames import check_fps, nearest_indices
 from squeezetime_jax.tasks.detection.task import predictor

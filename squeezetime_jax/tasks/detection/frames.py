@@ -9,7 +9,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
@@ -97,18 +97,6 @@ class Sampling:
         return second + (steps + self.frame_offset) / self.fps
 
 
-@runtime_checkable
-class Frames(Protocol):
-    """The frames of all videos of a data set."""
-
-    def read(self, frame: Frame, numbers: Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
-        """Numbered frames around an annotated second, RGB.
-
-        Raises:
-          VideoError: a frame is missing or unreadable; the message names it.
-        """
-
-
 @dataclasses.dataclass(frozen=True)
 class FolderFrames:
     """A folder of JPEG for each video: `<root>/<video_id>/img_00001.jpg`.
@@ -120,7 +108,11 @@ class FolderFrames:
     root: Path
 
     def read(self, frame: Frame, numbers: Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
-        """As `Frames.read`."""
+        """Numbered frames around an annotated second, RGB.
+
+        Raises:
+          VideoError: a frame is missing or unreadable; the message names it.
+        """
         folder = self.root / frame[0]
         distinct, places = np.unique(numbers, return_inverse=True)
         images = [_read_jpeg(folder / _TEMPLATE.format(n)) for n in distinct]
@@ -156,7 +148,7 @@ class VideoFrames:
     begins_at: float = 0.0
 
     def read(self, frame: Frame, numbers: Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
-        """As `Frames.read`: for each time, the nearest frame of the file."""
+        """As `FolderFrames.read`: for each time, the nearest frame of the file."""
         path = self._find(frame[0])
         with Video(path) as video:
             fps = _fps(path, path.stat().st_mtime_ns)
@@ -235,13 +227,17 @@ class ShardFrames:
         self._sources = {split: ShardSource(root, split) for split in index["splits"]}
 
     def read(self, frame: Frame, numbers: Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
-        """As `Frames.read`."""
+        """As `FolderFrames.read`."""
         name = frame_name(frame)
         if name not in self._places:
             raise VideoError(f"{self._root}: no frames of {name}; prepare or exclude the second")
         split, place = self._places[name]
         with self._sources[split][place].open() as stored:
             return stored.frames(numbers - self._sampling.window(frame[1])[0])
+
+
+Frames = FolderFrames | VideoFrames | ShardFrames
+"""The frames of all videos of a data set."""
 
 
 def frame_name(frame: Frame) -> str:

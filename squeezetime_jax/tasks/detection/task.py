@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from squeezetime_jax.checkpoint.store import Meta
 from squeezetime_jax.data import augment
-from squeezetime_jax.data.batches import Sample
+from squeezetime_jax.data.batches import Sample, pad_rows
 from squeezetime_jax.data.embedded import people
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.scoring import Predict, Rows, Scores, TestSet
@@ -30,7 +30,7 @@ from squeezetime_jax.tasks.detection.annotations import (
 )
 from squeezetime_jax.tasks.detection.boxes import flip_boxes
 from squeezetime_jax.tasks.detection.config import NAME, PEOPLE, Data, Evaluation, Experiment
-from squeezetime_jax.tasks.detection.dataset import Split, pad_rows, square_clip, with_files
+from squeezetime_jax.tasks.detection.dataset import Split, square_clip, with_files
 from squeezetime_jax.tasks.detection.detector import Detector, abstract_detector, load_detector
 from squeezetime_jax.tasks.detection.metric import FrameMap, frame_map
 from squeezetime_jax.training import config, devices
@@ -295,7 +295,8 @@ class TestClips(TestSet):
             excluded=self._split.excluded,
             protocol=self._evaluation.protocol,
         )
-        return DetectionScores(result, detections, len(rows["record"]))
+        count = len(rows["record"])
+        return DetectionScores(**vars(result), detections=detections, num_frames=count)
 
 
 def predictor(model: Detector, mesh: Mesh) -> Any:
@@ -360,36 +361,25 @@ def above(
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionScores(Scores):
+class DetectionScores(FrameMap, Scores):
     """The frame mAP of a test set.
 
     Attributes:
-      result: the metric.
-      detections: what it was computed from.
+      detections: that it was computed from.
       num_frames: frames that were scored.
     """
 
-    result: FrameMap
     detections: BoxRows
     num_frames: int
 
     def numbers(self) -> dict[str, float]:
-        """`overall`, and the groups of actions that occur."""
-        groups = {k: value for k, value in self.result.groups().items() if not math.isnan(value)}
-        overall = self.result.overall
-        return {"overall": 0.0 if math.isnan(overall) else overall, **groups}
+        """`overall`, and the groups of actions that occur; 0 without any detection."""
+        groups = {k: value for k, value in self.groups().items() if not math.isnan(value)}
+        return {"overall": 0.0 if math.isnan(self.overall) else self.overall, **groups}
 
     def to_json(self) -> dict[str, Any]:
         """The number of frames and the metric."""
-        return {"frames": self.num_frames, **self.result.to_json()}
-
-    def table(self) -> str:
-        """A line per action, the groups, the mean."""
-        return self.result.table()
-
-    def figure(self) -> Any:
-        """Each action's average precision."""
-        return self.result.figure()
+        return {"frames": self.num_frames, **super().to_json()}
 
     def write(self, path: Path) -> None:
         """Write the detections as a csv file in AVA's format."""

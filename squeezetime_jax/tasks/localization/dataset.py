@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int, Int32, UInt8
 from PIL import Image
 
 from squeezetime_jax.data import video, workers
-from squeezetime_jax.data.batches import Sample, UnreadableRecord
+from squeezetime_jax.data.batches import Sample, UnreadableRecord, pad_rows
 from squeezetime_jax.data.sources import VIDEO_SUFFIXES
 from squeezetime_jax.data.tables import PathLike
 from squeezetime_jax.errors import UserError
@@ -25,25 +25,10 @@ from squeezetime_jax.tasks.localization.annotations import (
     VideoFacts,
     read_annotations,
 )
-from squeezetime_jax.tasks.localization.config import Experiment, Window
+from squeezetime_jax.tasks.localization.config import Data, Experiment, Window
 from squeezetime_jax.training.task import TrainingSet
 
 Image8 = UInt8[np.ndarray, "side side 3"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where an experiment's files are.
-
-    Attributes:
-      annotations: folder of THUMOS14's annotation files.
-      videos: folder of videos.
-      arrays: folder of prepared arrays.
-    """
-
-    annotations: Path
-    videos: Path
-    arrays: Path
 
 
 # Frames of videos.
@@ -134,14 +119,14 @@ def read_array(folder: PathLike, name: str, side: int) -> UInt8[np.ndarray, "t s
     return array
 
 
-def write_array(videos: Path, arrays: Path, side: int, item: tuple[str, VideoFacts]) -> int:
+def write_array(data: Data, side: int, item: tuple[str, VideoFacts]) -> int:
     """Prepare one video; returns its number of frames.
 
     Raises:
       UserError: it cannot be read, or its length differs from the table's.
     """
     name, facts = item
-    source = find_video(videos, name)
+    source = find_video(data.videos, name)
     with video.Video(source) as opened:
         count = num_sampled(opened.num_frames, facts.fps)
     if not count or abs(count - facts.sample_count) > 2 + 0.02 * facts.sample_count:
@@ -149,7 +134,7 @@ def write_array(videos: Path, arrays: Path, side: int, item: tuple[str, VideoFac
             f"{source}: {count} frames at {SAMPLE_RATE:g} per second, but the video table says"
             f" {facts.sample_count}; use the file of the data set"
         )
-    path = arrays / f"{name}.npy"
+    path = Path(data.arrays) / f"{name}.npy"
     part = path.with_suffix(".part")
     shape = (count, side, side, 3)
     array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
@@ -162,27 +147,25 @@ def write_array(videos: Path, arrays: Path, side: int, item: tuple[str, VideoFac
     return count
 
 
-def write_arrays(
-    facts: Mapping[str, VideoFacts], where: Places, side: int, processes: int | None = None
-) -> None:
+def write_arrays(facts: Mapping[str, VideoFacts], data: Data, side: int) -> None:
     """Prepare the videos that have no array yet, many at once.
 
     Args:
       facts: the videos by name.
-      where: folders of the videos and the arrays; the latter is made if absent.
+      data: folders of the videos and the arrays; the latter is made if absent.
       side: of the frames.
-      processes: default: one per core.
 
     Raises:
       UserError: a video cannot be read.
     """
-    missing = [item for item in facts.items() if not (where.arrays / f"{item[0]}.npy").is_file()]
+    arrays = Path(data.arrays)
+    missing = [item for item in facts.items() if not (arrays / f"{item[0]}.npy").is_file()]
     if not missing:
         return
-    where.arrays.mkdir(parents=True, exist_ok=True)
-    write = functools.partial(write_array, where.videos.absolute(), where.arrays.absolute(), side)
+    arrays.mkdir(parents=True, exist_ok=True)
+    write = functools.partial(write_array, data, side)
     with workers.progress_bar("decoding videos", len(missing)) as progress:
-        for _, outcome in workers.each(write, missing, processes):
+        for _, outcome in workers.each(write, missing, data.workers or None):
             if isinstance(outcome, UserError):
                 raise outcome
             progress(1)
@@ -286,7 +269,7 @@ class TrainingWindows(TrainingSet):
 
     Args:
       experiment: the run.
-      where: its files; the arrays are read later.
+      data: where the files are; the arrays are read later.
 
     Attributes:
       videos: facts of the videos that have a window, by name.
@@ -295,10 +278,10 @@ class TrainingWindows(TrainingSet):
       UserError: the annotations are invalid or do not fit the network; a window is too crowded.
     """
 
-    def __init__(self, experiment: Experiment, where: Places):
-        self._settings, self._arrays = experiment.window, where.arrays
-        self._max_instances = experiment.data.max_instances
-        annotations = read_annotations(where.annotations, "val")
+    def __init__(self, experiment: Experiment, data: Data):
+        self._settings, self._arrays = experiment.window, data.arrays
+        self._max_instances = data.max_instances
+        annotations = read_annotations(data.annotations, "val")
         self.labels = list(annotations.class_names)
         if experiment.model.num_classes != len(self.labels):
             raise UserError(
@@ -309,8 +292,8 @@ class TrainingWindows(TrainingSet):
         self._windows = training_windows(
             annotations,
             length=self._settings.num_frames,
-            stride=experiment.data.stride,
-            time_base=experiment.data.time_base,
+            stride=data.stride,
+            time_base=data.time_base,
         )
         for window in self._windows:
             if len(window.classes) > self._max_instances:
@@ -334,13 +317,8 @@ class TrainingWindows(TrainingSet):
         except UserError as error:
             raise UnreadableRecord(window.video, str(error)) from None
         return {
-            "frames": _padded(part, self._settings.num_frames),
+            "frames": pad_rows(part, self._settings.num_frames),
             "num_frames": np.int32(len(part)),
-            "segments": _padded(window.segments, self._max_instances),
-            "classes": _padded(window.classes, self._max_instances),
+            "segments": pad_rows(window.segments, self._max_instances),
+            "classes": pad_rows(window.classes, self._max_instances),
         }
-
-
-def _padded(rows: np.ndarray, length: int) -> np.ndarray:
-    """The rows, and rows of zeros behind them."""
-    return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))

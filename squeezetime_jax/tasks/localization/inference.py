@@ -4,6 +4,7 @@ Overlapping windows share their clips, and each distinct clip goes through the b
 are read as they come and dropped when no window needs them any more.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -51,28 +52,18 @@ def to_json(detections: Sequence[Detection], labels: Sequence[str]) -> list[dict
     ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The detections of a video, and what they cost.
 
     Attributes:
       detections: by class, in the order of windows and priors.
       num_frames: frames at the sampled rate.
-      num_windows: windows.
-      num_clips: clips that went through the backbone.
-      seconds: time of each of `STAGES`.
+      cost: number of `windows`, `clips` through the backbone, and seconds of each of `STAGES`.
     """
 
     detections: list[Detection]
     num_frames: int
-    num_windows: int
-    num_clips: int
-    seconds: dict[str, float]
-
-    @property
-    def cost(self) -> dict[str, float | int]:
-        """Windows, clips and the seconds of each stage, to be summed over videos."""
-        return {"windows": self.num_windows, "clips": self.num_clips, **self.seconds}
+    cost: dict[str, float | int]
 
 
 class Finder:
@@ -118,30 +109,27 @@ class Finder:
           frames: all of them, at the sampled rate, with sides `window.stored_side`. They are read
             as they are needed: memory does not grow with the video, except for the candidates.
         """
-        clock: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        cost: dict[str, float | int] = {"windows": 0, "clips": 0, **dict.fromkeys(STAGES, 0.0)}
         candidates: list[Candidates] = []
         self._rng = np.random.default_rng(self._shuffle)
         cache: dict[bytes, list[np.ndarray]] = {}
-        num_frames = num_clips = num_windows = 0
-        for group in self._groups(_timed(frames, clock)):
-            begin = time.perf_counter()
+        num_frames = 0
+        for group in self._groups(_timed(frames, cost)):
             rows = [self._rows(offset, group.num_frames) for offset in group.offsets]
-            num_clips += self._fill(cache, rows, group)
-            now = time.perf_counter()
-            clock["backbone"] += now - begin
-            segments, scores = self._score(rows, cache)
-            begin = time.perf_counter()
-            clock["head"] += begin - now
-            for number, offset in enumerate(group.offsets):
-                part = segments[number], scores[number], offset, self._inference.min_score
-                candidates.append(Candidates.of_window(*part))
-            _drop(cache, before=group.offsets[-1] + 1)
-            clock["post-processing"] += time.perf_counter() - begin
-            num_frames, num_windows = group.num_frames, num_windows + len(group.offsets)
-        begin = time.perf_counter()
-        detections = merge(candidates, self._inference)
-        clock["post-processing"] += time.perf_counter() - begin
-        return Found(detections, num_frames, num_windows, num_clips, clock)
+            with _clock(cost, "backbone"):
+                cost["clips"] += self._fill(cache, rows, group)
+            with _clock(cost, "head"):
+                segments, scores = self._score(rows, cache)
+            with _clock(cost, "post-processing"):
+                for number, offset in enumerate(group.offsets):
+                    part = segments[number], scores[number], offset, self._inference.min_score
+                    candidates.append(Candidates.of_window(*part))
+                _drop(cache, before=group.offsets[-1] + 1)
+            num_frames = group.num_frames
+            cost["windows"] += len(group.offsets)
+        with _clock(cost, "post-processing"):
+            detections = merge(candidates, self._inference)
+        return Found(detections, num_frames, cost)
 
     def _groups(self, frames: Iterator[Image8]) -> Iterator["_Group"]:
         """Windows whose frames have all been read, several at a time."""
@@ -229,13 +217,20 @@ class _Group:
         )
 
 
-def _timed(frames: Iterable[Image8], clock: dict[str, float]) -> Iterator[Image8]:
-    """The same frames; the time until each arrives is added to the clock."""
+@contextlib.contextmanager
+def _clock(cost: dict[str, float | int], stage: str) -> Iterator[None]:
+    """Add the seconds of a block to the cost of a stage."""
+    begin = time.perf_counter()
+    yield
+    cost[stage] += time.perf_counter() - begin
+
+
+def _timed(frames: Iterable[Image8], cost: dict[str, float | int]) -> Iterator[Image8]:
+    """The same frames; the time until each arrives is added to the cost of decoding."""
     source = iter(frames)
     while True:
-        begin = time.perf_counter()
-        frame = next(source, None)
-        clock["decoding"] += time.perf_counter() - begin
+        with _clock(cost, "decoding"):
+            frame = next(source, None)
         if frame is None:
             return
         yield frame

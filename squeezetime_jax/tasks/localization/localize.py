@@ -87,10 +87,11 @@ def inside(detections: list[Detection], seconds: float) -> list[Detection]:
 
 
 def _summary(path: Path, found: Found, count: int) -> str:
-    stages = ", ".join(f"{stage} {found.seconds[stage]:.2f} s" for stage in STAGES)
+    cost = found.cost
+    stages = ", ".join(f"{stage} {cost[stage]:.2f} s" for stage in STAGES)
     return (
-        f"{path}: {found.num_frames / SAMPLE_RATE:.1f} s of video; windows: {found.num_windows},"
-        f" clips: {found.num_clips}, detections: {count}; time: {stages}"
+        f"{path}: {found.num_frames / SAMPLE_RATE:.1f} s of video; windows: {cost['windows']},"
+        f" clips: {cost['clips']}, detections: {count}; time: {stages}"
     )
 
 

@@ -29,10 +29,9 @@ from squeezetime_jax.tasks.localization.annotations import (
     read_annotations,
     read_ground_truth,
 )
-from squeezetime_jax.tasks.localization.config import NAME, UNTRIMMED, Experiment
+from squeezetime_jax.tasks.localization.config import NAME, UNTRIMMED, Data, Experiment
 from squeezetime_jax.tasks.localization.dataset import (
     Image8,
-    Places,
     TrainingWindows,
     find_video,
     read_array,
@@ -90,31 +89,29 @@ class Localization(Task):
         return stored.model
 
     @cached_property
-    def where(self) -> Places:
+    def data(self) -> Data:
         """Where the files are; the embedded data set is written on first use."""
         data = self.experiment.data
-        arrays = Path(data.arrays) if data.arrays else self.folder / "arrays"
+        data = dataclasses.replace(data, arrays=data.arrays or str(self.folder / "arrays"))
         if data.annotations != UNTRIMMED:
-            return Places(Path(data.annotations), Path(data.videos), arrays)
+            return data
         folder = self.folder / UNTRIMMED
         devices.first_host_makes(
             lambda: untrimmed.write_untrimmed(folder, data.untrimmed), "untrimmed videos"
         )
-        return Places(folder, folder / "videos", arrays)
+        return dataclasses.replace(data, annotations=str(folder), videos=str(folder / "videos"))
 
     def training_set(self) -> TrainingWindows:
         """The training windows; the arrays that they need are written on first use."""
-        data = TrainingWindows(self.experiment, self.where)
-        side, workers = self.experiment.window.stored_side, self.experiment.data.workers or None
-        devices.first_host_makes(
-            lambda: write_arrays(data.videos, self.where, side, workers), "arrays"
-        )
-        return data
+        windows = TrainingWindows(self.experiment, self.data)
+        side = self.experiment.window.stored_side
+        devices.first_host_makes(lambda: write_arrays(windows.videos, self.data, side), "arrays")
+        return windows
 
     def test_set(self, checkpoint: str | None = None) -> "TestVideos":
         """The test videos; a checkpoint's classes are known by its names of them."""
         labels = read_labels(checkpoint) if checkpoint else None
-        return TestVideos(self.experiment, self.where, labels)
+        return TestVideos(self.experiment, self.data, labels)
 
     def meta(self, labels: list[str] | None) -> Meta:
         """The backbone's configuration, the class names, and what else inference needs."""
@@ -210,17 +207,18 @@ class TestVideos(TestSet):
 
     Args:
       experiment: the run.
-      where: its files.
+      data: where the files are.
       labels: class names in the order of the network's outputs; None: the annotations'.
 
     Raises:
       UserError: the annotations are invalid.
     """
 
-    def __init__(self, experiment: Experiment, where: Places, labels: list[str] | None = None):
-        self._experiment, self._where = experiment, where
-        self._truth, self._scored = read_ground_truth(where.annotations / GROUND_TRUTH_FILE, "test")
-        annotations = read_annotations(where.annotations, "test")
+    def __init__(self, experiment: Experiment, data: Data, labels: list[str] | None = None):
+        self._experiment, self._data = experiment, data
+        file = Path(data.annotations) / GROUND_TRUTH_FILE
+        self._truth, self._scored = read_ground_truth(file, "test")
+        annotations = read_annotations(data.annotations, "test")
         self._labels = labels or annotations.class_names
         self._videos = list(annotations.videos.items())
 
@@ -233,14 +231,14 @@ class TestVideos(TestSet):
         They come from a prepared array if there is one, else from the video file.
         """
         name, facts = self._videos[record]
-        side, where = self._experiment.window.stored_side, self._where
+        side, data = self._experiment.window.stored_side, self._data
 
         def frames() -> Iterator[Image8]:
             try:
-                if (where.arrays / f"{name}.npy").is_file():
-                    yield from read_array(where.arrays, name, side)
+                if (Path(data.arrays) / f"{name}.npy").is_file():
+                    yield from read_array(data.arrays, name, side)
                 else:
-                    yield from stream(find_video(where.videos, name), side, facts.fps)
+                    yield from stream(find_video(data.videos, name), side, facts.fps)
             except UserError as error:
                 raise UnreadableRecord(name, str(error)) from None
 
@@ -274,58 +272,52 @@ class TestVideos(TestSet):
         for cost in rows["cost"]:
             total.update(cost)
         seconds = {stage: total[stage] / len(names) for stage in STAGES}
+        forward = (total["backbone"] + total["head"]) / total["windows"]
         return LocalizationScores(
-            result,
-            detections,
-            {
+            **vars(result),
+            detections=detections,
+            cost={
                 "videos": len(names),
                 "windows": total["windows"],
                 "clips": total["clips"],
                 "clips_unshared": total["windows"] * self._experiment.window.num_clips,
                 "seconds_per_video": {**seconds, "all": sum(seconds.values())},
-                "forward_seconds_per_window": (total["backbone"] + total["head"])
-                / total["windows"],
+                "forward_seconds_per_window": forward,
             },
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalizationScores(Scores):
+class LocalizationScores(TemporalMap, Scores):
     """The mean average precision of a test set.
 
     Attributes:
-      result: the metric.
       detections: of each video, as JSON has them.
       cost: numbers of windows and clips, and seconds.
     """
 
-    result: TemporalMap
     detections: dict[str, list[dict[str, Any]]]
     cost: dict[str, Any]
 
     def numbers(self) -> dict[str, float]:
         """`average`, and the mean over the classes at each threshold."""
-        pairs = zip(self.result.thresholds, self.result.per_threshold, strict=True)
-        return {"average": self.result.average, **{f"mAP@{t:g}": float(v) for t, v in pairs}}
+        pairs = zip(self.thresholds, self.per_threshold, strict=True)
+        return {"average": self.average, **{f"mAP@{t:g}": float(v) for t, v in pairs}}
 
     def to_json(self) -> dict[str, Any]:
         """The metric and the cost."""
-        return {**self.result.to_json(), "cost": self.cost}
+        return {**super().to_json(), "cost": self.cost}
 
     def table(self) -> str:
         """Percent by class and threshold, and two lines on the cost."""
         cost, seconds = self.cost, self.cost["seconds_per_video"]
         stages = ", ".join(f"{stage} {seconds[stage]:.3f}" for stage in STAGES)
         return (
-            f"{self.result.table()}\nvideos: {cost['videos']}, windows: {cost['windows']}, clips"
+            f"{super().table()}\nvideos: {cost['videos']}, windows: {cost['windows']}, clips"
             f" through the backbone: {cost['clips']} ({cost['clips_unshared']} without sharing)\n"
             f"seconds per video: {seconds['all']:.3f} ({stages}); forward pass of a window:"
             f" {cost['forward_seconds_per_window']:.3f}"
         )
-
-    def figure(self) -> Any:
-        """The average precision of each class at each threshold."""
-        return self.result.figure()
 
     def write(self, path: Path) -> None:
         """Write the detections as a JSON file in ActivityNet's format."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from matplotlib.figure import Figure
-from small_localizer import batch, fields, task
+from small_localizer import SET, batch, fields, run_fields, task
 
 from squeezetime_jax import SqueezeTime, cli
 from squeezetime_jax.checkpoint.store import save_model
@@ -29,32 +30,12 @@ from squeezetime_jax.tasks.localization.task import Localization, TestVideos
 from squeezetime_jax.training import config, runner
 from squeezetime_jax.training.report import Reporter, read_metrics
 
-SET = {"num_train": 2, "num_test": 2, "size": 36, "seconds": (8, 10)}
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An embedded data set that all runs share."""
     folder = tmp_path_factory.mktemp("data") / "untrimmed"
     return untrimmed.write_untrimmed(folder, Untrimmed(**SET))
-
-
-def run_fields(data: Path, **changes: object) -> object:
-    """A run on that data set; its windows are long enough to contain a whole segment."""
-    given = {
-        "model__num_classes": 8,
-        "data__annotations": str(data),
-        "data__videos": str(data / "videos"),
-        "data__arrays": str(data / "arrays"),
-        "data__stride": 4,
-        "evaluation__every_epochs": 1.0,
-        "run__save_epochs": 0.5,
-    }
-    found = fields(**{**given, **changes})
-    found.data.untrimmed.update(SET)
-    found.window.update(num_frames=32, clip_stride=4, padding=(0, 0))
-    found.epochs, found.batch_size = 2, 4
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +202,7 @@ def test_any_number_of_devices_gives_the_same_losses() -> None:
     # so enlarge its last digits.
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "JAX_ENABLE_X64": "1"}
     done = subprocess.run(
-        [sys.executable, str(program), "3", "1,8"],
+        [sys.executable, str(program), "losses", "3", "1,8"],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -232,6 +213,34 @@ def test_any_number_of_devices_gives_the_same_losses() -> None:
     assert [each["devices"] for each in found] == [1, 8]
     assert found[1]["losses"] == pytest.approx(found[0]["losses"], abs=1e-5)
     assert found[0]["losses"][-1] < found[0]["losses"][0]
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_test_videos_and_score_as_one(
+    data: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = Path(__file__).with_name("small_localizer.py")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, str(program), "evaluate", data, whole, address, str(host)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for host in range(2)
+    ]
+    outputs = [host.communicate(timeout=300)[0].splitlines() for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0]
+    read = [[line for line in lines if line.startswith("video_test")] for lines in outputs]
+    assert read == [["video_test_0000000"], ["video_test_0000001"]]
+    (summary,) = [json.loads(line) for line in outputs[0] if line.startswith("{")]
+    runner.evaluate(run_fields(data), str(whole), as_json=True)
+    alone = json.loads(capsys.readouterr().out)
+    assert summary["average"] == pytest.approx(alone["average"], abs=1e-9)
+    assert summary["cost"]["windows"] == alone["cost"]["windows"]
 
 
 # Records.
@@ -259,7 +268,7 @@ def test_a_training_record_is_a_window_with_its_instances(data: Path) -> None:
 def test_a_test_video_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None:
     changed = run_fields(data, data__videos=str(tmp_path), data__arrays=str(tmp_path))
     small = Localization(config.parse(changed), tmp_path)
-    sample = TestVideos(small.experiment, small.where).read(0)
+    sample = TestVideos(small.experiment, small.data).read(0)
     with pytest.raises(UnreadableRecord, match="video_test_0000000 not found"):
         next(sample["frames"])
 

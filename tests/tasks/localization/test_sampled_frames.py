@@ -8,7 +8,7 @@ from squeezetime_jax.data.embedded import scenes
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.localization import dataset as frames
 from squeezetime_jax.tasks.localization.annotations import VideoFacts, read_annotations
-from squeezetime_jax.tasks.localization.dataset import Places
+from squeezetime_jax.tasks.localization.config import Data
 
 FACTS = VideoFacts(25.0, 30, 12)
 
@@ -50,24 +50,26 @@ def test_a_file_streams_as_it_is_prepared(videos: Path, tmp_path: Path) -> None:
     expected = [40 + 5 * n for n in (2, 4, 7, 9, 12, 14, 17, 19, 22, 24, 27, 29)]
     assert levels == pytest.approx(expected, abs=2)
     assert streamed[0].shape == (36, 36, 3)
-    assert frames.write_array(videos, tmp_path, 36, ("v", FACTS)) == 12
+    data = Data(videos=str(videos), arrays=str(tmp_path))
+    assert frames.write_array(data, 36, ("v", FACTS)) == 12
     prepared = frames.read_array(tmp_path, "v", 36)
     assert (np.asarray(prepared) == np.stack(streamed)).all()
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
 
 
 def test_only_missing_videos_are_prepared(videos: Path, tmp_path: Path) -> None:
-    frames.write_array(videos, tmp_path, 36, ("v", FACTS))
+    frames.write_array(Data(videos=str(videos), arrays=str(tmp_path)), 36, ("v", FACTS))
     before = (tmp_path / "v.npy").stat().st_mtime_ns
-    frames.write_arrays({"v": FACTS}, Places(tmp_path, Path("nowhere"), tmp_path), 36)
+    frames.write_arrays({"v": FACTS}, Data(videos="nowhere", arrays=str(tmp_path)), 36)
     assert (tmp_path / "v.npy").stat().st_mtime_ns == before
 
 
 def test_what_is_missing_or_another_video_is_named(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="video w not found with any suffix"):
         frames.find_video(videos, "w")
+    data = Data(videos=str(videos), arrays=str(tmp_path))
     with pytest.raises(UserError, match=r"v.mp4: 12 frames .* the video table says 30"):
-        frames.write_array(videos, tmp_path, 36, ("v", VideoFacts(25.0, 75, 30)))
+        frames.write_array(data, 36, ("v", VideoFacts(25.0, 75, 30)))
     with pytest.raises(UserError, match=r"w.npy: cannot be read as a prepared video"):
         frames.read_array(tmp_path, "w", 36)
 
