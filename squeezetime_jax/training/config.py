@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
@@ -96,7 +97,13 @@ def parse(fields: Mapping[str, Any] | ml_collections.ConfigDict) -> Any:
       UserError: a field is unknown (the nearest name is given), or its value is invalid.
     """
     plain = _plain(fields)
-    return _build(find_task(plain["task"]).experiment_type, plain, "")
+    experiment = _build(find_task(plain["task"]).experiment_type, plain, "")
+    if experiment.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UserError(
+            "config: model.dtype is 'float64', which JAX computes in float32 unless the environment"
+            " has JAX_ENABLE_X64=1; set it, or choose 'float32'"
+        )
+    return experiment
 
 
 def parse_section(fields: Mapping[str, Any] | ml_collections.ConfigDict, name: str) -> Any:
@@ -145,7 +152,14 @@ def _build(kind: type, fields: Mapping[str, Any], path: str) -> Any:
     try:
         return kind(**values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"config: {path.rstrip('.') or 'experiment'}: {error}") from error
+        raise UserError(f"config: {_with_section(str(error), path, known)}") from error
+
+
+def _with_section(message: str, path: str, fields: Mapping[str, Any]) -> str:
+    """The message of a section's class, with the section in front unless it is there."""
+    if message.split(" ")[0].rstrip(":") in fields:
+        return path + message
+    return message if not path or message.startswith(path) else f"{path.rstrip('.')}: {message}"
 
 
 def unknown_field(name: str, known: Sequence[str]) -> UserError:

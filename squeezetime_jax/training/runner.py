@@ -100,11 +100,6 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
     experiment: Experiment = task.experiment
     workdir = task.folder
     use_compilation_cache(experiment.run.compilation_cache)
-    if experiment.model.dtype == "float64" and not _has_float64():
-        raise UserError(
-            "config: model.dtype is 'float64', which JAX computes in float32 unless the environment"
-            " has JAX_ENABLE_X64=1; set it, or choose 'float32'"
-        )
     mesh = devices.data_mesh()
     recipe = experiment.optimizer
     check_batch(recipe, experiment.batch_size, task.bn_group_size)
@@ -467,7 +462,3 @@ def run_folder(checkpoint: str) -> Path:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
-
-
-def _has_float64() -> bool:
-    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64

@@ -6,6 +6,8 @@ from typing import Literal
 from squeezetime_jax.data.augment import Augmentation
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import check_fields
+from squeezetime_jax.peers import registry
+from squeezetime_jax.peers.entry import Input
 from squeezetime_jax.training import experiment
 from squeezetime_jax.training.experiment import may_change, may_move
 
@@ -124,6 +126,18 @@ class Recognition(experiment.Experiment):
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+
+    def expected_input(self) -> Input:
+        """What the trained network expects of its input: clips as it is tested with."""
+        return dataclasses.replace(
+            registry.entry_of(self.model).input,
+            sampling="interval" if self.data.frame_interval else "segments",
+            frame_interval=self.data.frame_interval or 1,
+            short_side=self.evaluation.short_side,
+            crop_side=self.evaluation.crop_size,
+            num_crops=self.evaluation.num_crops,
+            num_clips=self.evaluation.num_clips,
+        )
 
     def views(self) -> ViewProtocol:
         """The views of a video that an evaluation scores."""

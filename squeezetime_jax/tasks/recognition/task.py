@@ -84,8 +84,8 @@ class Recognition(Task):
         )
 
     def meta(self, labels: list[str] | None) -> Meta:
-        """The network's configuration and the class names."""
-        return Meta(self.experiment.model, labels)
+        """The network's configuration, the class names, and what it expects of its input."""
+        return Meta(self.experiment.model, labels, input=self.experiment.expected_input())
 
     def init(self) -> tuple[Tree, Tree]:
         """The weights of `init`, adapted to this network, or drawn."""

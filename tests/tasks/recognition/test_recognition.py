@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from squeezetime_jax import cli
+from squeezetime_jax import cli, load
 from squeezetime_jax.data.augment import MEAN, STD
+from squeezetime_jax.errors import UserError
 from squeezetime_jax.tasks.recognition.experiment import Recognition as Experiment
 from squeezetime_jax.tasks.recognition.task import Recognition
 from squeezetime_jax.training import config, runner
@@ -109,6 +111,8 @@ def test_any_network_is_trained_and_evaluated(
     assert losses[0] == pytest.approx(np.log(8), rel=0.2)  # of eight classes that look alike
     meta = json.loads((tmp_path / "checkpoints" / "2" / "meta" / "metadata").read_text())
     assert meta["config"]["name"] == name
+    sizes = [meta["input"][each] for each in ("frame_interval", "short_side", "crop_side")]
+    assert sizes == [2, 32, 32]
     (scores,) = [line for line in read_metrics(tmp_path) if line["kind"] == "eval"]
     assert scores["videos"] == 8
     capsys.readouterr()
@@ -121,3 +125,11 @@ def test_any_network_is_trained_and_evaluated(
     assert {name: found[name] for name in ("top1", "top5", "videos")} == {
         name: scores[name] for name in ("top1", "top5", "videos")
     }
+    # As weights to start from: another number of classes has a new head.
+    model, other = load(tmp_path), load(tmp_path, num_classes=3)
+    assert other.head.classifier.kernel.shape[-1] == 3
+    one, two = nnx.state(model.backbone), nnx.state(other.backbone)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match=f"holds the network '{name}', expected 'squeezetime'"):
+        load(tmp_path, name="squeezetime")
