@@ -17,28 +17,24 @@ __all__ = ["main"]
 
 # One name for one thing: what several subcommands take is declared here.
 _CHECKPOINT_HELP = "a .pth file, a checkpoint directory or a run's --workdir"
-_CHECKPOINT = arg("--checkpoint", required=True, metavar="CKPT", help=_CHECKPOINT_HELP)
-_LABELS = arg(
-    "--labels", metavar="FILE", help="class names, one a line; or kinetics400, kinetics600, hmdb51"
-)
-_JSON = arg("--json", action="store_true", help="print one JSON object, for programs")
-_JSON_LINES = arg("--json", action="store_true", help="print one JSON object a line, for programs")
-_SPLIT = arg("--split", metavar="NAME", help="split of shards, such as val or train[:10%%]")
-_ROOT = arg("--root", metavar="FOLDER", help="folder that the list's paths are relative to")
-_WORKERS = arg(
-    "--workers", type=number(int, 1), metavar="N", help="decoding processes; default: one per core"
-)
+_CHECKPOINT = arg("--checkpoint CKPT", _CHECKPOINT_HELP, required=True)
+_LABELS = arg("--labels FILE", "class names, one a line; or kinetics400, kinetics600, hmdb51")
+_JSON = arg("--json", "print one JSON object, for programs")
+_JSON_LINES = arg("--json", "print one JSON object a line, for programs")
+_SPLIT = arg("--split NAME", "split of shards, such as val or train[:10%%]")
+_ROOT = arg("--root FOLDER", "folder that the list's paths are relative to")
+_WORKERS = arg("--workers N", "decoding processes; default: one per core", type=number(int, 1))
 
 
 def _save(content: str, metavar: str = "PICTURE") -> Argument:
-    return arg("--save", type=Path, metavar=metavar, help=content)
+    return arg(f"--save {metavar}", content, type=Path)
 
 
 @subcommand(
     "Train and test a small network on generated videos.",
     "squeezetime demo",
-    arg("--workdir", default="squeezetime-demo", metavar="FOLDER", help="folder of the results"),
-    arg("--config", default="demo", help=argparse.SUPPRESS),
+    arg("--workdir FOLDER", "folder of the results", default="squeezetime-demo"),
+    arg("--config", argparse.SUPPRESS, default="demo"),
 )
 def _demo(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.recognition.demo import demo
@@ -49,17 +45,16 @@ def _demo(args: argparse.Namespace) -> int:
 @subcommand(
     "Convert weights from and to PyTorch's .pth files.",
     "squeezetime convert released.pth weights/k400    # and back: weights/k400 mine.pth",
-    arg("source", metavar="SOURCE", help=_CHECKPOINT_HELP),
-    arg("target", metavar="TARGET", help="a file ending in .pth, or a new checkpoint directory"),
+    arg("source SOURCE", _CHECKPOINT_HELP),
+    arg("target TARGET", "a file ending in .pth, or a new checkpoint directory"),
     arg(
-        "--allow",
+        "--allow PATTERN",
+        "regular expression: entries that may be missing, unexpected or mismatched",
         action="append",
         default=[],
-        metavar="PATTERN",
-        help="regular expression: entries that may be missing, unexpected or mismatched",
     ),
-    arg("--num-classes", type=number(int, 1), metavar="N", help="new head with N classes"),
-    arg("--num-frames", type=number(int, 1), metavar="N", help="resample the stem for N frames"),
+    arg("--num-classes N", "new head with N classes", type=number(int, 1)),
+    arg("--num-frames N", "resample the stem for N frames", type=number(int, 1)),
 )
 def _convert(args: argparse.Namespace) -> None:
     from squeezetime_jax.checkpoint.store import convert_checkpoint
@@ -74,7 +69,7 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"wrote {args.target}")
 
 
-_LISTED = arg("videos", metavar="VIDEOS", help="list of `path label`, or a folder of class folders")
+_LISTED = arg("videos VIDEOS", "list of `path label`, or a folder of class folders")
 
 
 @subcommand(
@@ -82,16 +77,15 @@ _LISTED = arg("videos", metavar="VIDEOS", help="list of `path label`, or a folde
     "squeezetime prepare train.txt --root videos/ --out shards/",
     _LISTED,
     _ROOT,
-    arg("--out", required=True, metavar="FOLDER", help="folder of the shards"),
-    arg("--split", metavar="NAME", help="name of the split; default: the list's, without .txt"),
-    arg("--labels", metavar="FILE", help="class names, one a line in the order of the labels"),
-    arg("--form", choices=("video", "jpeg"), default="video", help="encoding; default video"),
+    arg("--out FOLDER", "folder of the shards", required=True),
+    arg("--split NAME", "name of the split; default: the list's, without .txt"),
+    arg("--labels FILE", "class names, one a line in the order of the labels"),
+    arg("--form", "encoding; default video", choices=("video", "jpeg"), default="video"),
     arg(
-        "--short-side",
+        "--short-side PIXELS",
+        "shorter side of the stored frames; default 256",
         type=number(int, 1),
         default=256,
-        metavar="PIXELS",
-        help="shorter side of the stored frames; default 256",
     ),
     _WORKERS,
 )
@@ -121,7 +115,7 @@ def _prepare(args: argparse.Namespace) -> int:
 @subcommand(
     "List the unreadable, tiny and short videos of a data set.",
     "squeezetime check val.txt --root videos/",
-    arg("videos", metavar="VIDEOS", help="a list, a folder of class folders, or shards"),
+    arg("videos VIDEOS", "a list, a folder of class folders, or shards"),
     _ROOT,
     _SPLIT,
     _WORKERS,
@@ -139,34 +133,20 @@ def _check(args: argparse.Namespace) -> int:
 
 
 _HOSTS = (  # JAX calls them processes; --workers are the decoding processes of one host
-    arg(
-        "--coordinator", metavar="ADDRESS", help="HOST:PORT of host 0; not needed on SLURM and GKE"
-    ),
-    arg("--num-hosts", type=number(int, 1), metavar="N", help="with --coordinator: all hosts"),
-    arg(
-        "--host-id", type=number(int, 0), metavar="I", help="with --coordinator: this host, from 0"
-    ),
-    arg("--distributed", action="store_true", help="find the other hosts of a TPU slice"),
+    arg("--coordinator ADDRESS", "HOST:PORT of host 0; not needed on SLURM and GKE"),
+    arg("--num-hosts N", "with --coordinator: all hosts", type=number(int, 1)),
+    arg("--host-id I", "with --coordinator: this host, from 0", type=number(int, 0)),
+    arg("--distributed", "find the other hosts of a TPU slice"),
 )
 
 
 @subcommand(
     "Train as a config says, or continue a run that was stopped.",
     "squeezetime train --config configs/k400.py --workdir runs/k400 --from in1k.pth",
-    arg(
-        "--config",
-        required=True,
-        metavar="FILE[:VARIANT]",
-        help="experiment; fields: --config.NAME=VALUE",
-    ),
-    arg(
-        "--workdir",
-        required=True,
-        metavar="FOLDER",
-        help="folder of checkpoints, metrics and curves",
-    ),
-    arg("--from", dest="init", metavar="CKPT", help="weights to start from"),
-    arg("--print-config", action="store_true", help="print all fields of the run, and stop"),
+    arg("--config FILE[:VARIANT]", "experiment; fields: --config.NAME=VALUE", required=True),
+    arg("--workdir FOLDER", "folder of checkpoints, metrics and curves", required=True),
+    arg("--from CKPT", "weights to start from", dest="init"),
+    arg("--print-config", "print all fields of the run, and stop"),
     *_HOSTS,
 )
 def _train(args: argparse.Namespace) -> int:
@@ -202,28 +182,26 @@ def _configs(args: argparse.Namespace) -> None:
 @subcommand(
     "Measure time, memory and size of networks on this machine.",
     "squeezetime bench --network squeezetime:width=0.5 tsm_r18 --runtime jit --save speed.png",
-    arg("--counts", action="store_true", help="only count SqueezeTime's parameters and operations"),
+    arg("--counts", "only count SqueezeTime's parameters and operations"),
     arg(
-        "--network",
+        "--network NAME[:FIELD=VALUE,...]",
+        "networks of the register, or all; default: SqueezeTime, half as wide, with 4 frames",
         nargs="+",
-        metavar="NAME[:FIELD=VALUE,...]",
-        help="networks of the register, or all; default: SqueezeTime, half as wide, with 4 frames",
     ),
-    arg("--runtime", nargs="+", metavar="NAME", help=f"any of jit fused {' '.join(FORMATS)}"),
-    arg("--dtype", nargs="+", metavar="TYPE", help="any of float32 float16 bfloat16 int8"),
+    arg("--runtime NAME", f"any of jit fused {' '.join(FORMATS)}", nargs="+"),
+    arg("--dtype TYPE", "any of float32 float16 bfloat16 int8", nargs="+"),
     arg(
         "--size",
+        "height and width of the clips; default: as published, 224 224 for SqueezeTime",
         type=number(int, 1),
         nargs=2,
         metavar=("H", "W"),
-        help="height and width of the clips; default: as published, 224 224 for SqueezeTime",
     ),
     arg(
-        "--seconds",
+        "--seconds SECONDS",
+        "time spent on each measurement; default 3",
         type=number(float, 0.01),
         default=3.0,
-        metavar="SECONDS",
-        help="time spent on each measurement; default 3",
     ),
     _JSON,
     _save("draw the time of a clip by network and runtime"),
@@ -243,38 +221,29 @@ def _bench(args: argparse.Namespace) -> int:
 @subcommand(
     "Export a network to LiteRT, ONNX, OpenVINO or StableHLO.",
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
-    arg("checkpoint", metavar="CKPT", help=_CHECKPOINT_HELP),
-    arg("--format", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}"),
+    arg("checkpoint CKPT", _CHECKPOINT_HELP),
+    arg("--format FORMAT", f"one of {', '.join(FORMATS)}", required=True),
     arg(
-        "--dtype",
+        "--dtype TYPE",
+        "type of the arithmetic; int8 requires --calibrate; default float32",
         default="float32",
-        metavar="TYPE",
-        help="type of the arithmetic; int8 requires --calibrate; default float32",
     ),
-    arg("--out", metavar="FILE", help="default: named after checkpoint and dtype, in this folder"),
+    arg("--out FILE", "default: named after checkpoint and dtype, in this folder"),
     arg(
-        "--size",
+        "--size PIXELS",
+        "height and width of a clip; default: the checkpoint's",
         type=number(int, 1),
-        metavar="PIXELS",
-        help="height and width of a clip; default: the checkpoint's",
     ),
-    arg("--uint8", action="store_true", help="input of 0..255, normalised inside the network"),
+    arg("--uint8", "input of 0..255, normalised inside the network"),
+    arg("--calibrate VIDEO", "files, folders or a list, for int8", nargs="+", default=()),
     arg(
-        "--calibrate",
-        nargs="+",
-        default=(),
-        metavar="VIDEO",
-        help="files, folders or a list, for int8",
-    ),
-    arg(
-        "--clips",
+        "--clips N",
+        "number of clips to calibrate with; default 128",
         dest="num_clips",
         type=number(int, 1),
         default=128,
-        metavar="N",
-        help="number of clips to calibrate with; default 128",
     ),
-    arg("--videos", metavar="VIDEOS", help="labelled videos, as in eval: compare top-1"),
+    arg("--videos VIDEOS", "labelled videos, as in eval: compare top-1"),
     _ROOT,
     _SPLIT,
     _LABELS,
@@ -289,26 +258,21 @@ def _export(args: argparse.Namespace) -> int:
 _VIEWS = (
     _CHECKPOINT,
     arg(
-        "--views",
+        "--views CLIPSxCROPS",
+        "10x3, the default: the paper's protocol; 1x1: thirty times faster",
         default="10x3",
-        metavar="CLIPSxCROPS",
-        help="10x3, the default: the paper's protocol; 1x1: thirty times faster",
     ),
+    arg("--size PIXELS", "crop side; default: the checkpoint's", type=number(int, 1)),
     arg(
-        "--size", type=number(int, 1), metavar="PIXELS", help="crop side; default: the checkpoint's"
-    ),
-    arg(
-        "--frame-interval",
+        "--frame-interval N",
+        "distance of a clip's frames; 0: over the whole video; default: the checkpoint's",
         type=number(int, 0),
-        metavar="N",
-        help="distance of a clip's frames; 0: over the whole video; default: the checkpoint's",
     ),
 )
 _VIDEOS = arg(
-    "videos",
+    "videos VIDEO",
+    "files, folders, patterns, - (paths on standard input), camera, camera:1 or a URL",
     nargs="+",
-    metavar="VIDEO",
-    help="files, folders, patterns, - (paths on standard input), camera, camera:1 or a URL",
 )
 
 
@@ -316,23 +280,17 @@ _VIDEOS = arg(
     "Measure the accuracy of a checkpoint on labelled videos.",
     "squeezetime eval --config configs/k400.py --checkpoint k400.pth --views 10x3",
     _CHECKPOINT,
-    arg("--config", metavar="FILE[:VARIANT]", help="test videos and views of this config"),
-    arg(
-        "--videos",
-        metavar="VIDEOS",
-        help="an annotation list, a folder of class folders, or shards",
-    ),
+    arg("--config FILE[:VARIANT]", "test videos and views of this config"),
+    arg("--videos VIDEOS", "an annotation list, a folder of class folders, or shards"),
     _ROOT,
     _SPLIT,
-    arg("--views", metavar="CLIPSxCROPS", help="default: the config's, or 10x3"),
+    arg("--views CLIPSxCROPS", "default: the config's, or 10x3"),
     _LABELS,
-    arg("--batch-size", type=number(int, 1), metavar="N", help="videos in a batch, on all devices"),
-    arg("--workers", type=number(int, 0), metavar="N", help="decoding processes; default: threads"),
-    arg(
-        "--skip-unreadable", action="store_true", help="leave out unreadable videos, and count them"
-    ),
+    arg("--batch-size N", "videos in a batch, on all devices", type=number(int, 1)),
+    arg("--workers N", "decoding processes; default: threads", type=number(int, 0)),
+    arg("--skip-unreadable", "leave out unreadable videos, and count them"),
     _JSON,
-    arg("--scores", type=Path, metavar="FILE.npz", help="write the scores of every video"),
+    arg("--scores FILE.npz", "write the scores of every video", type=Path),
     _save("draw the confusion matrix"),
     *_HOSTS,
 )
@@ -367,13 +325,7 @@ def _eval(args: argparse.Namespace) -> int:
     "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.onnx   # exported",
     _VIDEOS,
     *_VIEWS,
-    arg(
-        "--top",
-        type=number(int, 1),
-        default=5,
-        metavar="K",
-        help="number of classes to print; default 5",
-    ),
+    arg("--top K", "number of classes to print; default 5", type=number(int, 1), default=5),
     _LABELS,
     _JSON_LINES,
     _save("draw frames, scores, frame importance; a folder for several videos"),
@@ -400,12 +352,7 @@ def _predict(args: argparse.Namespace) -> int:
     "squeezetime features clips/ --checkpoint k400.pth --out features.npz",
     _VIDEOS,
     *_VIEWS,
-    arg(
-        "--out",
-        required=True,
-        metavar="FILE.npz",
-        help="arrays `features` (videos, channels) and `paths`",
-    ),
+    arg("--out FILE.npz", "arrays `features` (videos, channels) and `paths`", required=True),
 )
 def _features(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.predict import Choices, write_features
@@ -416,16 +363,10 @@ def _features(args: argparse.Namespace) -> int:
 @subcommand(
     "Find when which action happens in a long video.",
     "squeezetime localize match.mp4 --checkpoint runs/thumos14 --save timeline.png",
-    arg("video", metavar="VIDEO", help="a video file of any length"),
-    arg("--checkpoint", required=True, metavar="CKPT", help="a run of configs/thumos14.py"),
-    arg(
-        "--top",
-        type=number(int, 1),
-        default=20,
-        metavar="K",
-        help="number of segments to print; default 20",
-    ),
-    arg("--json", action="store_true", help="print all segments in ActivityNet's format"),
+    arg("video VIDEO", "a video file of any length"),
+    arg("--checkpoint CKPT", "a run of configs/thumos14.py", required=True),
+    arg("--top K", "number of segments to print; default 20", type=number(int, 1), default=20),
+    arg("--json", "print all segments in ActivityNet's format"),
     _save("draw a timeline below a filmstrip"),
 )
 def _localize(args: argparse.Namespace) -> int:
@@ -439,22 +380,20 @@ def _localize(args: argparse.Namespace) -> int:
 @subcommand(
     "Name the actions of each person, second by second.",
     "squeezetime detect film.mp4 --checkpoint ava21.pth --boxes persons.csv --save drawn.mp4",
-    arg("video", metavar="VIDEO", help="a video file"),
+    arg("video VIDEO", "a video file"),
     _CHECKPOINT,
     arg(
-        "--boxes",
+        "--boxes FILE.csv",
+        "rows video,second,x1,y1,x2,y2; or `whole` frames; or a detector MODULE:FUNCTION",
         default="whole",
-        metavar="FILE.csv",
-        help="rows video,second,x1,y1,x2,y2; or `whole` frames; or a detector MODULE:FUNCTION",
     ),
-    arg("--labels", metavar="FILE", help="list of actions; default: the checkpoint's, or AVA's"),
-    arg("--begins-at", type=float, metavar="SECOND", help="time of the first frame"),
+    arg("--labels FILE", "list of actions; default: the checkpoint's, or AVA's"),
+    arg("--begins-at SECOND", "time of the first frame", type=float),
     arg(
-        "--score",
+        "--score P",
+        "lowest probability of an action to report; default 0.1",
         type=number(float, 0, 1),
         default=0.1,
-        metavar="P",
-        help="lowest probability of an action to report; default 0.1",
     ),
     _JSON_LINES,
     _save("draw an .mp4; or a folder with a picture for each second", metavar="OUT"),
@@ -466,7 +405,7 @@ def _detect(args: argparse.Namespace) -> int:
 
 
 _GROUND_TRUTH, _DETECTIONS = (
-    arg(name, required=True, metavar="FILE", help=content)
+    arg(f"{name} FILE", content, required=True)
     for name, content in (
         ("--ground-truth", "annotations, in the format of the data set"),
         ("--detections", "detections, as `squeezetime eval --scores` writes them"),
@@ -479,13 +418,13 @@ _GROUND_TRUTH, _DETECTIONS = (
     "squeezetime frame-map --ground-truth gt.csv --detections found.csv --labels list.pbtxt",
     _GROUND_TRUTH,
     _DETECTIONS,
-    arg("--labels", required=True, metavar="FILE", help="list of the actions that are scored"),
-    arg("--exclude", metavar="FILE", help="csv file of frames that are not scored"),
+    arg("--labels FILE", "list of the actions that are scored", required=True),
+    arg("--exclude FILE", "csv file of frames that are not scored"),
     arg(
         "--protocol",
+        "arithmetic of mmaction2, the default, or of ActivityNet",
         choices=("mmaction2", "official"),
         default="mmaction2",
-        help="arithmetic of mmaction2, the default, or of ActivityNet",
     ),
     _JSON,
 )
@@ -501,12 +440,11 @@ def _frame_map(args: argparse.Namespace) -> None:
     "squeezetime temporal-map --ground-truth gt.json --detections found.json --subset test",
     _GROUND_TRUTH,
     _DETECTIONS,
-    arg("--subset", default="test", metavar="NAME", help="of the ground truth; default test"),
+    arg("--subset NAME", "of the ground truth; default test", default="test"),
     arg(
-        "--tiou",
+        "--tiou T,T,...",
+        "least overlaps of a correct detection; default 0.3,0.4,0.5,0.6,0.7",
         default="0.3,0.4,0.5,0.6,0.7",
-        metavar="T,T,...",
-        help="least overlaps of a correct detection; default 0.3,0.4,0.5,0.6,0.7",
     ),
     _JSON,
 )
@@ -520,15 +458,14 @@ def _temporal_map(args: argparse.Namespace) -> None:
 @subcommand(
     "Store AVA's annotated seconds as shards.",
     "squeezetime ava-shards --config ava21 --split train --out shards",
-    arg("--config", required=True, metavar="FILE", help="its data; fields: --config.NAME=VALUE"),
-    arg("--split", required=True, choices=("train", "test"), help="the same --out for both"),
-    arg("--out", required=True, type=Path, metavar="FOLDER", help="folder of the shards"),
+    arg("--config FILE", "its data; fields: --config.NAME=VALUE", required=True),
+    arg("--split", "the same --out for both", required=True, choices=("train", "test")),
+    arg("--out FOLDER", "folder of the shards", required=True, type=Path),
     arg(
-        "--short-side",
+        "--short-side PIXELS",
+        "largest shorter side of the stored frames; default 360",
         type=number(int, 1),
         default=360,
-        metavar="PIXELS",
-        help="largest shorter side of the stored frames; default 360",
     ),
     _WORKERS,
 )
@@ -549,8 +486,8 @@ def _ava_shards(args: argparse.Namespace) -> int:
 @subcommand(
     "Convert AVA's person proposals to npz or parquet.",
     "squeezetime ava-proposals ava_dense_proposals_val.FAIR.recall_93.9.pkl val.npz",
-    arg("source", metavar="SOURCE", help="a pickle; it is read as data, nothing in it is run"),
-    arg("target", metavar="TARGET", help="a file ending in .npz or .parquet"),
+    arg("source SOURCE", "a pickle; it is read as data, nothing in it is run"),
+    arg("target TARGET", "a file ending in .npz or .parquet"),
 )
 def _ava_proposals(args: argparse.Namespace) -> None:
     from squeezetime_jax.tasks.detection.proposals import read_proposals, write_proposals

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import squeezetime_jax
 from squeezetime_jax.errors import UserError
 
-Argument = tuple[tuple[str, ...], dict[str, Any]]
+Argument = tuple[str, dict[str, Any]]
 Run = Callable[[argparse.Namespace], int | None]
 _T = TypeVar("_T")
 
@@ -65,9 +65,20 @@ _parser.add_argument(
 _commands = _parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
 
-def arg(*names: str, **options: Any) -> Argument:
-    """An argument of a subcommand: what `argparse.ArgumentParser.add_argument` takes."""
-    return names, options
+def arg(spec: str, help: str, **options: Any) -> Argument:
+    """An argument of a subcommand.
+
+    Args:
+      spec: name and metavar, such as "--out FILE" or "videos VIDEO"; "--json" alone is a flag.
+      help: what it is.
+      **options: of `argparse.ArgumentParser.add_argument`.
+    """
+    name, _, metavar = spec.partition(" ")
+    if metavar:
+        options["metavar"] = metavar
+    elif name.startswith("--") and not options:
+        options["action"] = "store_true"
+    return name, {"help": help, **options}
 
 
 def subcommand(summary: str, example: str, *arguments: Argument) -> Callable[[Run], Run]:
@@ -83,8 +94,8 @@ def subcommand(summary: str, example: str, *arguments: Argument) -> Callable[[Ru
             allow_abbrev=False,
         )
         usage = [parser.prog]
-        for names, options in arguments:
-            action = parser.add_argument(*names, **options)
+        for name, options in arguments:
+            action = parser.add_argument(name, **options)
             if action.required:
                 usage += [*action.option_strings, str(action.metavar or action.dest)]
                 usage[-1] += "..." if action.nargs == "+" else ""
