@@ -15,6 +15,7 @@ from squeezetime_jax.export import FORMATS
 
 __all__ = ["main"]
 
+_POSITIVE = number(int, 1)
 # One name for one thing: what several subcommands take is declared here.
 _CHECKPOINT_HELP = "a .pth file, a checkpoint directory or a run's --workdir"
 _CHECKPOINT = arg("--checkpoint CKPT", _CHECKPOINT_HELP, required=True)
@@ -23,7 +24,7 @@ _JSON = arg("--json", "print one JSON object, for programs")
 _JSON_LINES = arg("--json", "print one JSON object a line, for programs")
 _SPLIT = arg("--split NAME", "split of shards, such as val or train[:10%%]")
 _ROOT = arg("--root FOLDER", "folder that the list's paths are relative to")
-_WORKERS = arg("--workers N", "decoding processes; default: one per core", type=number(int, 1))
+_WORKERS = arg("--workers N", "decoding processes; default: one per core", type=_POSITIVE)
 
 
 def _save(content: str, metavar: str = "PICTURE") -> Argument:
@@ -49,12 +50,12 @@ def _demo(args: argparse.Namespace) -> int:
     arg("target TARGET", "a file ending in .pth, or a new checkpoint directory"),
     arg(
         "--allow PATTERN",
-        "regular expression: entries that may be missing, unexpected or mismatched",
+        "regular expression of entries that may not fit",
         action="append",
         default=[],
     ),
-    arg("--num-classes N", "new head with N classes", type=number(int, 1)),
-    arg("--num-frames N", "resample the stem for N frames", type=number(int, 1)),
+    arg("--num-classes N", "new head with N classes", type=_POSITIVE),
+    arg("--num-frames N", "resample the stem for N frames", type=_POSITIVE),
 )
 def _convert(args: argparse.Namespace) -> None:
     from squeezetime_jax.checkpoint.store import convert_checkpoint
@@ -80,13 +81,8 @@ _LISTED = arg("videos VIDEOS", "list of `path label`, or a folder of class folde
     arg("--out FOLDER", "folder of the shards", required=True),
     arg("--split NAME", "name of the split; default: the list's, without .txt"),
     arg("--labels FILE", "class names, one a line in the order of the labels"),
-    arg("--form", "encoding; default video", choices=("video", "jpeg"), default="video"),
-    arg(
-        "--short-side PIXELS",
-        "shorter side of the stored frames; default 256",
-        type=number(int, 1),
-        default=256,
-    ),
+    arg("--form", "encoding", choices=("video", "jpeg"), default="video"),
+    arg("--short-side PIXELS", "shorter side of the stored frames", type=_POSITIVE, default=256),
     _WORKERS,
 )
 def _prepare(args: argparse.Namespace) -> int:
@@ -134,7 +130,7 @@ def _check(args: argparse.Namespace) -> int:
 
 _HOSTS = (  # JAX calls them processes; --workers are the decoding processes of one host
     arg("--coordinator ADDRESS", "HOST:PORT of host 0; not needed on SLURM and GKE"),
-    arg("--num-hosts N", "with --coordinator: all hosts", type=number(int, 1)),
+    arg("--num-hosts N", "with --coordinator: all hosts", type=_POSITIVE),
     arg("--host-id I", "with --coordinator: this host, from 0", type=number(int, 0)),
     arg("--distributed", "find the other hosts of a TPU slice"),
 )
@@ -168,10 +164,7 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-@subcommand(
-    "List the configs that come with the package.",
-    "squeezetime configs",
-)
+@subcommand("List the configs that come with the package.", "squeezetime configs")
 def _configs(args: argparse.Namespace) -> None:
     from squeezetime_jax.training import config
 
@@ -193,16 +186,11 @@ def _configs(args: argparse.Namespace) -> None:
     arg(
         "--size",
         "height and width of the clips; default: as published, 224 224 for SqueezeTime",
-        type=number(int, 1),
+        type=_POSITIVE,
         nargs=2,
         metavar=("H", "W"),
     ),
-    arg(
-        "--seconds SECONDS",
-        "time spent on each measurement; default 3",
-        type=number(float, 0.01),
-        default=3.0,
-    ),
+    arg("--seconds SECONDS", "time spent on each measurement", type=number(float, 0.01), default=3),
     _JSON,
     _save("draw the time of a clip by network and runtime"),
 )
@@ -223,24 +211,16 @@ def _bench(args: argparse.Namespace) -> int:
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
     arg("checkpoint CKPT", _CHECKPOINT_HELP),
     arg("--format FORMAT", f"one of {', '.join(FORMATS)}", required=True),
-    arg(
-        "--dtype TYPE",
-        "type of the arithmetic; int8 requires --calibrate; default float32",
-        default="float32",
-    ),
+    arg("--dtype TYPE", "type of the arithmetic; int8 requires --calibrate", default="float32"),
     arg("--out FILE", "default: named after checkpoint and dtype, in this folder"),
-    arg(
-        "--size PIXELS",
-        "height and width of a clip; default: the checkpoint's",
-        type=number(int, 1),
-    ),
+    arg("--size PIXELS", "side of a clip; default: the checkpoint's", type=_POSITIVE),
     arg("--uint8", "input of 0..255, normalised inside the network"),
     arg("--calibrate VIDEO", "files, folders or a list, for int8", nargs="+", default=()),
     arg(
         "--clips N",
-        "number of clips to calibrate with; default 128",
+        "number of clips to calibrate with",
         dest="num_clips",
-        type=number(int, 1),
+        type=_POSITIVE,
         default=128,
     ),
     arg("--videos VIDEOS", "labelled videos, as in eval: compare top-1"),
@@ -259,13 +239,13 @@ _VIEWS = (
     _CHECKPOINT,
     arg(
         "--views CLIPSxCROPS",
-        "10x3, the default: the paper's protocol; 1x1: thirty times faster",
+        "10x3 is the paper's protocol, 1x1 thirty times faster",
         default="10x3",
     ),
-    arg("--size PIXELS", "crop side; default: the checkpoint's", type=number(int, 1)),
+    arg("--size PIXELS", "crop side; default: the checkpoint's", type=_POSITIVE),
     arg(
         "--frame-interval N",
-        "distance of a clip's frames; 0: over the whole video; default: the checkpoint's",
+        "between a clip's frames; 0: over the whole video; default: the checkpoint's",
         type=number(int, 0),
     ),
 )
@@ -286,7 +266,7 @@ _VIDEOS = arg(
     _SPLIT,
     arg("--views CLIPSxCROPS", "default: the config's, or 10x3"),
     _LABELS,
-    arg("--batch-size N", "videos in a batch, on all devices", type=number(int, 1)),
+    arg("--batch-size N", "videos in a batch, on all devices", type=_POSITIVE),
     arg("--workers N", "decoding processes; default: threads", type=number(int, 0)),
     arg("--skip-unreadable", "leave out unreadable videos, and count them"),
     _JSON,
@@ -325,7 +305,7 @@ def _eval(args: argparse.Namespace) -> int:
     "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.onnx   # exported",
     _VIDEOS,
     *_VIEWS,
-    arg("--top K", "number of classes to print; default 5", type=number(int, 1), default=5),
+    arg("--top K", "number of classes to print", type=_POSITIVE, default=5),
     _LABELS,
     _JSON_LINES,
     _save("draw frames, scores, frame importance; a folder for several videos"),
@@ -365,7 +345,7 @@ def _features(args: argparse.Namespace) -> int:
     "squeezetime localize match.mp4 --checkpoint runs/thumos14 --save timeline.png",
     arg("video VIDEO", "a video file of any length"),
     arg("--checkpoint CKPT", "a run of configs/thumos14.py", required=True),
-    arg("--top K", "number of segments to print; default 20", type=number(int, 1), default=20),
+    arg("--top K", "number of segments to print", type=_POSITIVE, default=20),
     arg("--json", "print all segments in ActivityNet's format"),
     _save("draw a timeline below a filmstrip"),
 )
@@ -391,7 +371,7 @@ def _localize(args: argparse.Namespace) -> int:
     arg("--begins-at SECOND", "time of the first frame", type=float),
     arg(
         "--score P",
-        "lowest probability of an action to report; default 0.1",
+        "lowest probability of an action to report",
         type=number(float, 0, 1),
         default=0.1,
     ),
@@ -404,25 +384,21 @@ def _detect(args: argparse.Namespace) -> int:
     return detect_video(args.video, build(Choices, args), as_json=args.json, save=args.save)
 
 
-_GROUND_TRUTH, _DETECTIONS = (
-    arg(f"{name} FILE", content, required=True)
-    for name, content in (
-        ("--ground-truth", "annotations, in the format of the data set"),
-        ("--detections", "detections, as `squeezetime eval --scores` writes them"),
-    )
+_SCORED = (
+    arg("--ground-truth FILE", "annotations, in the format of the data set", required=True),
+    arg("--detections FILE", "detections, as `eval --scores` writes them", required=True),
 )
 
 
 @subcommand(
     "Compute the frame mAP of detections (AVA).",
     "squeezetime frame-map --ground-truth gt.csv --detections found.csv --labels list.pbtxt",
-    _GROUND_TRUTH,
-    _DETECTIONS,
+    *_SCORED,
     arg("--labels FILE", "list of the actions that are scored", required=True),
     arg("--exclude FILE", "csv file of frames that are not scored"),
     arg(
         "--protocol",
-        "arithmetic of mmaction2, the default, or of ActivityNet",
+        "arithmetic of mmaction2 or of ActivityNet",
         choices=("mmaction2", "official"),
         default="mmaction2",
     ),
@@ -438,14 +414,9 @@ def _frame_map(args: argparse.Namespace) -> None:
 @subcommand(
     "Compute the mAP of temporal detections (THUMOS14).",
     "squeezetime temporal-map --ground-truth gt.json --detections found.json --subset test",
-    _GROUND_TRUTH,
-    _DETECTIONS,
-    arg("--subset NAME", "of the ground truth; default test", default="test"),
-    arg(
-        "--tiou T,T,...",
-        "least overlaps of a correct detection; default 0.3,0.4,0.5,0.6,0.7",
-        default="0.3,0.4,0.5,0.6,0.7",
-    ),
+    *_SCORED,
+    arg("--subset NAME", "subset of the ground truth", default="test"),
+    arg("--tiou T,T,...", "overlaps of a correct detection", default="0.3,0.4,0.5,0.6,0.7"),
     _JSON,
 )
 def _temporal_map(args: argparse.Namespace) -> None:
@@ -463,8 +434,8 @@ def _temporal_map(args: argparse.Namespace) -> None:
     arg("--out FOLDER", "folder of the shards", required=True, type=Path),
     arg(
         "--short-side PIXELS",
-        "largest shorter side of the stored frames; default 360",
-        type=number(int, 1),
+        "largest shorter side of the stored frames",
+        type=_POSITIVE,
         default=360,
     ),
     _WORKERS,

@@ -70,7 +70,7 @@ def arg(spec: str, help: str, **options: Any) -> Argument:
 
     Args:
       spec: name and metavar, such as "--out FILE" or "videos VIDEO"; "--json" alone is a flag.
-      help: what it is.
+      help: what it is; a default is added.
       **options: of `argparse.ArgumentParser.add_argument`.
     """
     name, _, metavar = spec.partition(" ")
@@ -78,6 +78,8 @@ def arg(spec: str, help: str, **options: Any) -> Argument:
         options["metavar"] = metavar
     elif name.startswith("--") and not options:
         options["action"] = "store_true"
+    if options.get("default") and help is not argparse.SUPPRESS:
+        help = f"{help}; default {options['default']}"
     return name, {"help": help, **options}
 
 
