@@ -24,10 +24,18 @@ from flax import nnx
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.config import NetworkConfig, as_tuple
-from squeezetime_jax.peers import resnet, squeezetime
+from squeezetime_jax.peers import (
+    mobile,
+    mvit,
+    resnet,
+    squeezetime,
+    transformers,
+    video_swin,
+    x3d,
+)
 from squeezetime_jax.peers.entry import Entry
 
-_FILES = (squeezetime, resnet)
+_FILES = (squeezetime, resnet, x3d, mobile, mvit, video_swin, transformers)
 _ENTRIES = {entry.name: entry for file in _FILES for entry in file.ENTRIES}
 
 

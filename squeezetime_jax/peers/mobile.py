@@ -1,0 +1,460 @@
+"""Networks for phones that keep the time axis: what X3D, MoViNet and E3D share; MoViNet and E3D.
+
+All are built from the inverted bottleneck in three dimensions: a 1x1x1 convolution widens, a
+depthwise convolution mixes time and space, a squeeze-and-excitation weighs channels where there is
+one, and a 1x1x1 convolution narrows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from squeezetime_jax.model.config import NetworkConfig
+from squeezetime_jax.model.layers import Linear, initialise
+from squeezetime_jax.model.norm import EPSILON
+from squeezetime_jax.peers.entry import Entry, Input, Published, Released, Table, spelled
+from squeezetime_jax.peers.layers import (
+    Activation,
+    ConvNorm,
+    Head,
+    Network,
+    Padding,
+    Triple,
+    check_clips,
+)
+
+relu, swish = jax.nn.relu, jax.nn.silu
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Of a block.
+
+    Attributes:
+      in_features: channels read.
+      inner: channels of the depthwise convolution.
+      out_features: channels written.
+      kernel: of the depthwise convolution, in time, height and width.
+      stride: of the depthwise convolution, in height and width.
+      index: of the block in its stage.
+    """
+
+    in_features: int
+    inner: int
+    out_features: int
+    kernel: Triple
+    stride: int
+    index: int
+
+
+Stage = Iterable[tuple[int, int, Triple, int]]  # of each block: inner, out_features, kernel, stride
+
+
+class InvertedBottleneck(nnx.Module):
+    """Widen, convolve each channel, weigh channels, narrow.
+
+    Args:
+      size: of the block.
+      config: gives the dtypes.
+      activations: after the widening, after the depthwise convolution's batch norm, and after the
+        squeeze-and-excitation; None for none. None is after the narrowing.
+      squeeze: channels between the two layers of the squeeze-and-excitation; None for none.
+      padding: of the depthwise convolution.
+      epsilon: of the batch norms.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        config: NetworkConfig,
+        *,
+        activations: tuple[Activation, Activation | None, Activation | None],
+        squeeze: int | None = None,
+        padding: Padding | None = None,
+        epsilon: float = EPSILON,
+    ):
+        inner = size.inner
+        first, second, self.last_activation = activations
+        self.widen = ConvNorm(size.in_features, inner, 1, config, activation=first, epsilon=epsilon)
+        self.depthwise = ConvNorm(
+            *(inner, inner, size.kernel, config),
+            stride=size.stride,
+            padding=padding,
+            groups=inner,
+            activation=second,
+            epsilon=epsilon,
+        )
+        self.excitation = nnx.data(None)
+        if squeeze is not None:
+            self.excitation = SqueezeExcitation(inner, squeeze, config, activation=first)
+        self.narrow = ConvNorm(inner, size.out_features, 1, config, epsilon=epsilon)
+
+    def __call__(self, x: Float[Array, "n t h w i"]) -> Float[Array, "n t fh fw o"]:
+        """The block without its shortcut."""
+        x = self.depthwise(self.widen(x))
+        if self.excitation is not None:
+            x = self.excitation(x)
+        return self.narrow(x if self.last_activation is None else self.last_activation(x))
+
+
+class SqueezeExcitation(nnx.Module):
+    """Multiplies each channel by a weight in (0, 1) that is computed from all channels' means."""
+
+    def __init__(
+        self, num_features: int, inner: int, config: NetworkConfig, *, activation: Activation
+    ):
+        self.reduce = he_linear(num_features, inner, config)
+        self.expand = he_linear(inner, num_features, config)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n t h w c"]:
+        """Weigh the channels."""
+        weights = self.expand(self.activation(self.reduce(jnp.mean(x, (1, 2, 3)))))
+        return x * jax.nn.sigmoid(weights)[:, None, None, None]
+
+
+class HiddenHead(nnx.Module):
+    """Average pool, linear layer, activation, dropout, linear classifier.
+
+    Args:
+      hidden: the first linear layer.
+      config: gives the classes, dropout and dtypes.
+      activation: of the hidden layer.
+      std: standard deviation of the classifier's initial kernel.
+      window: length, height and width of the average pool, which slides one step at a time; each
+        position is classified and the logits are averaged. None: one average of the whole map.
+    """
+
+    def __init__(
+        self,
+        hidden: Linear,
+        config: NetworkConfig,
+        *,
+        activation: Activation,
+        std: float,
+        window: Triple | None = None,
+    ):
+        self.hidden = hidden
+        self.activation = activation
+        self.dropout = nnx.Dropout(config.dropout)
+        self.classifier = Linear(hidden.kernel.shape[1], config.num_classes, config, std=std)
+        self.window = window
+        self.dtype = config.param_dtype
+
+    def __call__(
+        self, x: Float[Array, "n t h w c"], rngs: nnx.Rngs | Array | None = None
+    ) -> Float[Array, "n classes"]:
+        """Logits of a feature map."""
+        if self.window is None:
+            pooled = jnp.mean(x, (1, 2, 3), keepdims=True)
+        else:
+            window = tuple(map(min, self.window, x.shape[1:4]))  # a smaller map is pooled whole
+            pooled = nnx.avg_pool(x, window_shape=window, strides=(1, 1, 1), padding="VALID")
+        hidden = self.dropout(self.activation(self.hidden(pooled)), rngs=rngs)
+        return jnp.mean(self.classifier(hidden).astype(self.dtype), (1, 2, 3))
+
+
+class MobileNetwork(Network):
+    """A stem, stages of blocks, and a last 1x1x1 convolution before the head.
+
+    A subclass sets the attributes.
+    """
+
+    stem: Callable[[Array], Array]
+    stages: nnx.List
+    last: ConvNorm
+
+    def stage_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n t _ _ _"]]:
+        """The feature maps of the stem, of each stage, and of the last convolution.
+
+        Args and Raises: as for calling the network.
+        """
+        maps = [self.stem(check_clips(clips, self.config))]
+        for stage in self.stages:
+            x = maps[-1]
+            for block in stage:
+                x = block(x)
+            maps.append(x)
+        return [*maps, self.last(maps[-1])]
+
+
+def make_stages(
+    block: Callable[[Size, Any], nnx.Module],
+    in_features: int,
+    stages: Iterable[Stage],
+    config: NetworkConfig,
+) -> nnx.List:
+    """The stages' blocks; each reads what the one before it writes."""
+    made = []
+    for stage in stages:
+        blocks = []
+        for index, (inner, out_features, kernel, stride) in enumerate(stage):
+            size = Size(in_features, inner, out_features, kernel, stride, index)
+            blocks.append(block(size, config))
+            in_features = out_features
+        made.append(nnx.List(blocks))
+    return nnx.List(made)
+
+
+def he_linear(in_features: int, out_features: int, config: NetworkConfig) -> Linear:
+    """A linear layer whose kernel starts He-normal with fan-out, as the convolutions' do."""
+    return Linear(in_features, out_features, config, std=math.sqrt(2 / out_features))
+
+
+def divisible(width: float, by: int = 8) -> int:
+    """The multiple of `by` nearest to a width, at least `by` and at least nine tenths of it."""
+    rounded = max(by, int(width + by / 2) // by * by)
+    return rounded if rounded >= 0.9 * width else rounded + by
+
+
+# MoViNets: Mobile Video Networks for Efficient Video Recognition (Kondratyuk et al.,
+# arXiv 2103.11511). The base network, which sees whole clips, not the streaming one.
+
+MOVINET_EPSILON = 1e-3  # of the batch norms
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoViNetConfig(NetworkConfig):
+    """MoViNet, by default A0.
+
+    Attributes:
+      stem: channels of the stem.
+      stages: for each block of each stage its inner and output channels, its depthwise
+        convolution's kernel, and its stride in height and width.
+      last: channels of the last convolution.
+      hidden: outputs of the head's first linear layer.
+    """
+
+    name: str = "movinet_a0"
+    num_frames: int = 50
+    dropout: float = 0.2
+    stem: int = 8
+    stages: tuple[tuple[tuple[int, int, Triple, int], ...], ...] = (
+        ((24, 8, (1, 5, 5), 2),),
+        ((80, 32, (3, 3, 3), 2), (80, 32, (3, 3, 3), 1), (80, 32, (3, 3, 3), 1)),
+        ((184, 56, (5, 3, 3), 2), (112, 56, (3, 3, 3), 1), (184, 56, (3, 3, 3), 1)),
+        ((184, 56, (5, 3, 3), 1), *((184, 56, (3, 3, 3), 1),) * 3),
+        (
+            (384, 104, (5, 3, 3), 2),
+            *((280, 104, (1, 5, 5), 1),) * 2,
+            (344, 104, (1, 5, 5), 1),
+        ),
+    )
+    last: int = 480
+    hidden: int = 2048
+
+
+class MoViNet(MobileNetwork):
+    """MoViNet: padded as in TensorFlow, channels weighed in every block, swish throughout."""
+
+    def __init__(self, config: MoViNetConfig, rngs: nnx.Rngs):
+        self.config = config
+        conv_norm = partial(ConvNorm, activation=swish, epsilon=MOVINET_EPSILON)
+        self.stem = conv_norm(3, config.stem, 3, config, stride=2, padding="SAME")
+        self.stages = make_stages(MoViNetBlock, config.stem, config.stages, config)
+        width = config.stages[-1][-1][1]
+        self.last = conv_norm(width, config.last, 1, config)
+        hidden = he_linear(config.last, config.hidden, config)
+        std = math.sqrt(2 / config.num_classes)
+        self.head = HiddenHead(hidden, config, activation=swish, std=std)
+        initialise(self, rngs)
+
+
+class MoViNetBlock(nnx.Module):
+    """`shortcut + alpha * residual` with a learned number alpha, 0 at the start."""
+
+    def __init__(self, size: Size, config: MoViNetConfig):
+        self.residual = InvertedBottleneck(
+            size,
+            config,
+            activations=(swish, swish, None),
+            squeeze=divisible(size.inner // 4),
+            padding="SAME",
+            epsilon=MOVINET_EPSILON,
+        )
+        self.alpha = nnx.Param(jnp.zeros((), config.param_dtype))
+        self.stride = size.stride
+        self.shortcut = nnx.data(None)
+        if size.stride != 1 or size.in_features != size.out_features:
+            self.shortcut = ConvNorm(
+                *(size.in_features, size.out_features, 1, config), epsilon=MOVINET_EPSILON
+            )
+        self.dtype = config.compute_dtype
+
+    def __call__(self, x: Float[Array, "n t h w i"]) -> Float[Array, "n t fh fw o"]:
+        """Add the weighted residual to the shortcut."""
+        residual = self.alpha[...].astype(self.dtype) * self.residual(x)
+        if self.stride != 1:  # averages of 1x3x3; padding does not count
+            window = {"window_shape": (1, 3, 3), "strides": (1, self.stride, self.stride)}
+            x = nnx.avg_pool(x, **window, padding="SAME", count_include_pad=False)
+        return residual + (x if self.shortcut is None else self.shortcut(x))
+
+
+# Our modules of a block, and their names in MoViNet-pytorch.
+_MOVINET_BLOCK: Table = (
+    ("alpha", "scalar", "alpha"),
+    ("residual.widen.conv", "conv", "expand.conv_1.conv3d"),
+    ("residual.widen.norm", "norm", "expand.conv_1.norm"),
+    ("residual.depthwise.conv", "conv", "deep.conv_1.conv3d"),
+    ("residual.depthwise.norm", "norm", "deep.conv_1.norm"),
+    ("residual.excitation.reduce", "pointwise", "se.fc1.conv_1.conv3d"),
+    ("residual.excitation.expand", "pointwise", "se.fc2.conv_1.conv3d"),
+    ("residual.narrow.conv", "conv", "project.conv_1.conv3d"),
+    ("residual.narrow.norm", "norm", "project.conv_1.norm"),
+)
+
+
+def movinet_released(config: MoViNetConfig) -> Iterator[Released]:
+    """The modules of a state dict of MoViNet-pytorch."""
+
+    def conv_norm(name: str, path: str) -> Iterator[Released]:
+        yield Released(f"{name}.conv_1.conv3d", f"{path}.conv", "conv")
+        yield Released(f"{name}.conv_1.norm", f"{path}.norm", "norm")
+
+    yield from conv_norm("conv1", "stem")
+    for stage, blocks in enumerate(config.stages):
+        for index, (*_, stride) in enumerate(blocks):
+            name, path = f"blocks.b{stage}_l{index}", f"stages.{stage}.{index}"
+            yield from spelled(_MOVINET_BLOCK, 0, f"{path}.", f"{name}.")
+            # The average pool, where there is one, is the first of the shortcut's modules.
+            yield from conv_norm(f"{name}.res.{int(stride != 1)}", f"{path}.shortcut")
+    yield from conv_norm("conv7", "last")
+    yield Released("classifier.0.conv_1.conv3d", "head.hidden", "pointwise")
+    yield Released("classifier.3.conv_1.conv3d", "head.classifier", "pointwise")
+
+
+# E3D: Maximizing Spatio-Temporal Entropy of Deep 3D CNNs for Efficient Video Recognition
+# (Wang et al., arXiv 2303.02693).
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class E3DConfig(NetworkConfig):
+    """E3D, by default XS.
+
+    Attributes:
+      stem: channels of the stem.
+      stages: for each stage its blocks, their inner and output channels, the kernel of their
+        depthwise convolution, and the stride in height and width of the first.
+      last: channels of the last convolution.
+    """
+
+    name: str = "e3d_xs"
+    num_frames: int = 16
+    stem: int = 24
+    stages: tuple[tuple[int, int, int, Triple, int], ...] = (
+        (3, 32, 24, (1, 5, 5), 2),
+        (6, 96, 48, (3, 3, 3), 2),
+        (6, 176, 120, (3, 3, 3), 2),
+        (6, 176, 120, (3, 3, 3), 1),
+        (6, 384, 256, (3, 3, 3), 2),
+    )
+    last: int = 512
+
+
+class E3D(MobileNetwork):
+    """E3D: no channel is weighed, and a block that changes the width has no shortcut."""
+
+    def __init__(self, config: E3DConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.stem = ConvNorm(3, config.stem, 3, config, stride=2, activation=relu)
+        rows = (
+            [(inner, width, kernel, stride if index == 0 else 1) for index in range(blocks)]
+            for blocks, inner, width, kernel, stride in config.stages
+        )
+        self.stages = make_stages(E3DBlock, config.stem, rows, config)
+        self.last = ConvNorm(config.stages[-1][2], config.last, 1, config, activation=relu)
+        self.head = Head(config.last, config)
+        initialise(self, rngs)
+
+
+class E3DBlock(nnx.Module):
+    """An inverted bottleneck; its shortcut averages 1x2x2 pixels where the stride is 2."""
+
+    def __init__(self, size: Size, config: E3DConfig):
+        self.residual = InvertedBottleneck(size, config, activations=(relu, relu, None))
+        self.stride = size.stride
+        self.has_shortcut = size.in_features == size.out_features
+
+    def __call__(self, x: Float[Array, "n t h w i"]) -> Float[Array, "n t fh fw o"]:
+        """Add the residual to the shortcut, if there is one."""
+        residual = self.residual(x)
+        if not self.has_shortcut:
+            return relu(residual)
+        if self.stride != 1:
+            window = (1, self.stride, self.stride)
+            x = nnx.avg_pool(x, window_shape=window, strides=window, padding="VALID")
+        return relu(residual + x)
+
+
+def e3d_released(config: E3DConfig) -> Iterator[Released]:
+    """The modules of a state dict, as the authors name their blocks; no file is public."""
+
+    def conv_norm(name: str, path: str) -> Iterator[Released]:
+        yield Released(f"{name}.conv1", f"{path}.conv", "conv")
+        yield Released(f"{name}.bn1", f"{path}.norm", "norm")
+
+    yield from conv_norm("backbone.block_list.0", "stem")
+    for stage, (blocks, *_) in enumerate(config.stages):
+        for index in range(blocks):
+            name = f"backbone.block_list.{stage + 1}.block_list.{index}"
+            path = f"stages.{stage}.{index}.residual"
+            for i, part in enumerate(("widen", "depthwise", "narrow"), 1):
+                yield from conv_norm(f"{name}.conv{i}", f"{path}.{part}")
+    yield from conv_norm(f"backbone.block_list.{len(config.stages) + 1}", "last")
+    yield Released("cls_head.fc_cls", "head.classifier", "linear")
+
+
+ENTRIES = (
+    Entry(
+        name="movinet_a0",
+        title="MoViNet-A0",
+        year=2021,
+        idea="inverted bottlenecks in time and space, found by architecture search",
+        config=MoViNetConfig(),
+        build=MoViNet,
+        input=Input(
+            frame_interval=6,  # five frames a second
+            short_side=172,
+            crop_side=172,
+            num_crops=1,
+            num_clips=1,
+            mean=(0, 0, 0),
+            std=(255, 255, 255),
+        ),
+        published=Published(
+            parameters=2_701_999,
+            multiply_adds=2_630_324_208,
+            clip=(50, 172, 172),
+            paper_row="MoViNet-A0",
+            paper_cpu_ms=505,
+            weights=("modelA0_statedict_v3",),
+            licence="MIT",
+            top1=72.28,
+        ),
+        released=(movinet_released,),
+    ),
+    Entry(
+        name="e3d_xs",
+        title="E3D-XS",
+        year=2023,
+        idea="inverted bottlenecks whose sizes maximise the entropy of the feature maps",
+        config=E3DConfig(),
+        build=E3D,
+        input=Input(frame_interval=4, short_side=224, crop_side=160),
+        published=Published(
+            parameters=2_181_432,
+            multiply_adds=2_293_964_800,
+            clip=(16, 160, 160),
+            paper_row="E3d-XS",
+            paper_cpu_ms=313,
+        ),
+        released=(e3d_released,),
+    ),
+)
