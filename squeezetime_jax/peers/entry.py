@@ -25,11 +25,13 @@ class Input:
       sampling: "interval", frames at a constant distance; or "segments", one frame from the middle
         of each of `config.num_frames` equal parts of the video.
       frame_interval: distance of neighbouring frames in source frames; 1 for segments.
-      short_side: frames are resized so that their shorter side is this, in pixels.
-      crop_side: side of the test crop in pixels.
+      short_side: test frames are resized so that their shorter side is this, in pixels.
+      crop_side: side of the test crop, in pixels.
+      train_side: side of the training crop, in pixels.
       num_crops: crops of a test clip: 1 (centre), 3 (along the longer side) or 10 (corners and
         centre, each also mirrored).
       num_clips: clips of a test video, evenly spread.
+      test_frames: frames of a test clip, where they are not `config.num_frames`.
       mean: subtracted from red, green and blue (0..255).
       std: what is left is divided by this.
     """
@@ -38,13 +40,21 @@ class Input:
     frame_interval: int = 1
     short_side: int = 256
     crop_side: int = 256
+    train_side: int = 224
     num_crops: int = 3
     num_clips: int = 10
+    test_frames: int | None = None
     mean: tuple[float, float, float] = IMAGENET[0]
     std: tuple[float, float, float] = IMAGENET[1]
 
 
-@dataclass(frozen=True, kw_only=True)
+def square(side: int, frame_interval: int, pixels: Any = IMAGENET, **views: Any) -> Input:
+    """An input whose crops are as large as the frames' shorter side; `pixels`: mean and std."""
+    sides = {"short_side": side, "crop_side": side, "train_side": side, **views}
+    return Input(frame_interval=frame_interval, mean=pixels[0], std=pixels[1], **sides)
+
+
+@dataclass(frozen=True)
 class Published:
     """Figures of others, and what was measured of the public code.
 
@@ -87,17 +97,28 @@ class Released(NamedTuple):
     constant: np.ndarray | None = None
 
 
-# For each module its path, its kind, and its name in each spelling; None where another row has it.
-Table = tuple[tuple[str | None, ...], ...]
+Table = tuple[tuple[str, ...], ...]
 
 
-def spelled(table: Table, column: int, path: str = "", name: str = "") -> Iterator[Released]:
-    """The modules of a table in one spelling; `path` and `name` come before theirs."""
-    for ours, kind, *names in table:
-        assert ours is not None
-        assert kind is not None
-        if names[column] is not None:
-            yield Released(f"{name}{names[column]}", path + ours, kind)
+def table(text: str) -> Table:
+    """Names of modules in several spellings, a row a line.
+
+    The first row begins with what comes before every path; a "-", and for each spelling what comes
+    before every name, follow. Fields in braces stand for the number of a stage or block; "-" is for
+    nothing. Each further row is a module's path, its kind, and its name in each spelling; "-" where
+    another row has it.
+    """
+    return tuple(tuple(line.split()) for line in text.strip().splitlines())
+
+
+def spelled(rows: Table, column: int, **places: int | str) -> Iterator[Released]:
+    """The modules of a table in one spelling; `places` are what stands for fields in braces."""
+    (start, _, *starts), *modules = rows
+    before = ["" if part == "-" else part for part in (starts[column], start)]
+    for path, kind, *names in modules:
+        if names[column] != "-":
+            name, path = (a + b for a, b in zip(before, (names[column], path), strict=True))
+            yield Released(name.format(**places), path.format(**places), kind)
 
 
 @dataclass(frozen=True, kw_only=True)

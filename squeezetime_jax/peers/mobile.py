@@ -6,20 +6,30 @@ one, and a 1x1x1 convolution narrows.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise
 from squeezetime_jax.model.norm import EPSILON
-from squeezetime_jax.peers.entry import Entry, Input, Published, Released, Table, spelled
+from squeezetime_jax.peers.entry import (
+    Entry,
+    Input,
+    Published,
+    Released,
+    spelled,
+    square,
+    table,
+)
 from squeezetime_jax.peers.layers import (
     Activation,
     ConvNorm,
@@ -33,25 +43,17 @@ from squeezetime_jax.peers.layers import (
 relu, swish = jax.nn.relu, jax.nn.silu
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """Of a block.
-
-    Attributes:
-      in_features: channels read.
-      inner: channels of the depthwise convolution.
-      out_features: channels written.
-      kernel: of the depthwise convolution, in time, height and width.
-      stride: of the depthwise convolution, in height and width.
-      index: of the block in its stage.
+class Size(NamedTuple):
+    """Of a block: channels read, inside and written; its place in its stage; and of its depthwise
+    convolution the kernel (time, height, width) and the stride in height and width.
     """
 
     in_features: int
     inner: int
     out_features: int
+    place: int
     kernel: Triple
     stride: int
-    index: int
 
 
 Stage = Iterable[tuple[int, int, Triple, int]]  # of each block: inner, out_features, kernel, stride
@@ -190,17 +192,32 @@ def make_stages(
     in_features: int,
     stages: Iterable[Stage],
     config: NetworkConfig,
-) -> nnx.List:
+) -> Any:
     """The stages' blocks; each reads what the one before it writes."""
     made = []
     for stage in stages:
         blocks = []
-        for index, (inner, out_features, kernel, stride) in enumerate(stage):
-            size = Size(in_features, inner, out_features, kernel, stride, index)
+        for place, (inner, out_features, kernel, stride) in enumerate(stage):
+            size = Size(in_features, inner, out_features, place, kernel, stride)
             blocks.append(block(size, config))
             in_features = out_features
         made.append(nnx.List(blocks))
     return nnx.List(made)
+
+
+def halved(
+    x: Float[Array, "n t h w c"], side: int, pads: Sequence[tuple[int, int]]
+) -> Float[Array, "n t fh fw c"]:
+    """Averages over squares of `side` pixels, two pixels apart; padding does not count."""
+    pads = [(0, 0), (0, 0), *pads, (0, 0)]
+    ends = [2 * ((n + sum(pad) - side) // 2) + 1 for n, pad in zip(x.shape, pads, strict=True)]
+
+    def sums(x: Any) -> Any:
+        steps = itertools.product(range(side), repeat=2)
+        return sum(x[:, :, i : i + ends[2] : 2, j : j + ends[3] : 2] for i, j in steps)
+
+    counts = sums(np.pad(np.ones((1, 1, *x.shape[2:4], 1)), pads))
+    return sums(jnp.pad(x, pads)) / counts.astype(x.dtype)
 
 
 def he_linear(in_features: int, out_features: int, config: NetworkConfig) -> Linear:
@@ -208,7 +225,7 @@ def he_linear(in_features: int, out_features: int, config: NetworkConfig) -> Lin
     return Linear(in_features, out_features, config, std=math.sqrt(2 / out_features))
 
 
-def divisible(width: float, by: int = 8) -> int:
+def divisible(width: int | float, by: int = 8) -> int:
     """The multiple of `by` nearest to a width, at least `by` and at least nine tenths of it."""
     rounded = max(by, int(width + by / 2) // by * by)
     return rounded if rounded >= 0.9 * width else rounded + by
@@ -291,43 +308,47 @@ class MoViNetBlock(nnx.Module):
     def __call__(self, x: Float[Array, "n t h w i"]) -> Float[Array, "n t fh fw o"]:
         """Add the weighted residual to the shortcut."""
         residual = self.alpha[...].astype(self.dtype) * self.residual(x)
-        if self.stride != 1:  # averages of 1x3x3; padding does not count
-            window = {"window_shape": (1, 3, 3), "strides": (1, self.stride, self.stride)}
-            x = nnx.avg_pool(x, **window, padding="SAME", count_include_pad=False)
+        if self.stride != 1:
+            x = halved(x, 3, [(side % 2, 1) for side in x.shape[2:4]])
         return residual + (x if self.shortcut is None else self.shortcut(x))
 
 
-# Our modules of a block, and their names in MoViNet-pytorch.
-_MOVINET_BLOCK: Table = (
-    ("alpha", "scalar", "alpha"),
-    ("residual.widen.conv", "conv", "expand.conv_1.conv3d"),
-    ("residual.widen.norm", "norm", "expand.conv_1.norm"),
-    ("residual.depthwise.conv", "conv", "deep.conv_1.conv3d"),
-    ("residual.depthwise.norm", "norm", "deep.conv_1.norm"),
-    ("residual.excitation.reduce", "pointwise", "se.fc1.conv_1.conv3d"),
-    ("residual.excitation.expand", "pointwise", "se.fc2.conv_1.conv3d"),
-    ("residual.narrow.conv", "conv", "project.conv_1.conv3d"),
-    ("residual.narrow.norm", "norm", "project.conv_1.norm"),
-)
+# Names in MoViNet-pytorch. An average pool, where there is one, is the shortcut's module 0.
+_MOVINET_STEM = table("""
+    stem.                       -          conv1.conv_1.
+    conv                        conv       conv3d
+    norm                        norm       norm
+""")
+_MOVINET_BLOCK = table("""
+    stages.{stage}.{block}.     -          blocks.b{stage}_l{block}.
+    alpha                       scalar     alpha
+    residual.widen.conv         conv       expand.conv_1.conv3d
+    residual.widen.norm         norm       expand.conv_1.norm
+    residual.depthwise.conv     conv       deep.conv_1.conv3d
+    residual.depthwise.norm     norm       deep.conv_1.norm
+    residual.excitation.reduce  pointwise  se.fc1.conv_1.conv3d
+    residual.excitation.expand  pointwise  se.fc2.conv_1.conv3d
+    residual.narrow.conv        conv       project.conv_1.conv3d
+    residual.narrow.norm        norm       project.conv_1.norm
+    shortcut.conv               conv       res.{pooled}.conv_1.conv3d
+    shortcut.norm               norm       res.{pooled}.conv_1.norm
+""")
+_MOVINET_END = table("""
+    -                           -          -
+    last.conv                   conv       conv7.conv_1.conv3d
+    last.norm                   norm       conv7.conv_1.norm
+    head.hidden                 pointwise  classifier.0.conv_1.conv3d
+    head.classifier             pointwise  classifier.3.conv_1.conv3d
+""")
 
 
-def movinet_released(config: MoViNetConfig) -> Iterator[Released]:
-    """The modules of a state dict of MoViNet-pytorch."""
-
-    def conv_norm(name: str, path: str) -> Iterator[Released]:
-        yield Released(f"{name}.conv_1.conv3d", f"{path}.conv", "conv")
-        yield Released(f"{name}.conv_1.norm", f"{path}.norm", "norm")
-
-    yield from conv_norm("conv1", "stem")
+def _movinet_released(config: MoViNetConfig) -> Iterator[Released]:
+    yield from spelled(_MOVINET_STEM, 0)
     for stage, blocks in enumerate(config.stages):
-        for index, (*_, stride) in enumerate(blocks):
-            name, path = f"blocks.b{stage}_l{index}", f"stages.{stage}.{index}"
-            yield from spelled(_MOVINET_BLOCK, 0, f"{path}.", f"{name}.")
-            # The average pool, where there is one, is the first of the shortcut's modules.
-            yield from conv_norm(f"{name}.res.{int(stride != 1)}", f"{path}.shortcut")
-    yield from conv_norm("conv7", "last")
-    yield Released("classifier.0.conv_1.conv3d", "head.hidden", "pointwise")
-    yield Released("classifier.3.conv_1.conv3d", "head.classifier", "pointwise")
+        for block, (*_, stride) in enumerate(blocks):
+            pooled = int(stride != 1)
+            yield from spelled(_MOVINET_BLOCK, 0, stage=stage, block=block, pooled=pooled)
+    yield from spelled(_MOVINET_END, 0)
 
 
 # E3D: Maximizing Spatio-Temporal Entropy of Deep 3D CNNs for Efficient Video Recognition
@@ -383,31 +404,47 @@ class E3DBlock(nnx.Module):
         self.has_shortcut = size.in_features == size.out_features
 
     def __call__(self, x: Float[Array, "n t h w i"]) -> Float[Array, "n t fh fw o"]:
-        """Add the residual to the shortcut, if there is one."""
+        """Add the residual to the shortcut, if there is one.
+
+        Raises:
+          ValueError: the shortcut would halve an odd height or width.
+        """
         residual = self.residual(x)
         if not self.has_shortcut:
             return relu(residual)
         if self.stride != 1:
-            window = (1, self.stride, self.stride)
-            x = nnx.avg_pool(x, window_shape=window, strides=window, padding="VALID")
+            if x.shape[2] % 2 or x.shape[3] % 2:
+                raise ValueError(
+                    "E3D halves maps of even height and width only, got "
+                    f"{x.shape[2]}x{x.shape[3]}; sides of clips must be multiples of 4"
+                )
+            x = halved(x, 2, [(0, 0), (0, 0)])
         return relu(residual + x)
 
 
-def e3d_released(config: E3DConfig) -> Iterator[Released]:
-    """The modules of a state dict, as the authors name their blocks; no file is public."""
+# Names as the authors' blocks have them; no file is public.
+_E3D_BLOCK = table("""
+    stages.{stage}.{block}.residual.  -       backbone.block_list.{place}.block_list.{block}.
+    widen.conv                        conv    conv1.conv1
+    widen.norm                        norm    conv1.bn1
+    depthwise.conv                    conv    conv2.conv1
+    depthwise.norm                    norm    conv2.bn1
+    narrow.conv                       conv    conv3.conv1
+    narrow.norm                       norm    conv3.bn1
+""")
+_E3D_CONV = table("""
+    -                                 -       backbone.block_list.{place}.
+    {path}.conv                       conv    conv1
+    {path}.norm                       norm    bn1
+""")
 
-    def conv_norm(name: str, path: str) -> Iterator[Released]:
-        yield Released(f"{name}.conv1", f"{path}.conv", "conv")
-        yield Released(f"{name}.bn1", f"{path}.norm", "norm")
 
-    yield from conv_norm("backbone.block_list.0", "stem")
+def _e3d_released(config: E3DConfig) -> Iterator[Released]:
+    yield from spelled(_E3D_CONV, 0, place=0, path="stem")
     for stage, (blocks, *_) in enumerate(config.stages):
-        for index in range(blocks):
-            name = f"backbone.block_list.{stage + 1}.block_list.{index}"
-            path = f"stages.{stage}.{index}.residual"
-            for i, part in enumerate(("widen", "depthwise", "narrow"), 1):
-                yield from conv_norm(f"{name}.conv{i}", f"{path}.{part}")
-    yield from conv_norm(f"backbone.block_list.{len(config.stages) + 1}", "last")
+        for block in range(blocks):
+            yield from spelled(_E3D_BLOCK, 0, stage=stage, place=stage + 1, block=block)
+    yield from spelled(_E3D_CONV, 0, place=len(config.stages) + 1, path="last")
     yield Released("cls_head.fc_cls", "head.classifier", "linear")
 
 
@@ -419,26 +456,16 @@ ENTRIES = (
         idea="inverted bottlenecks in time and space, found by architecture search",
         config=MoViNetConfig(),
         build=MoViNet,
-        input=Input(
-            frame_interval=6,  # five frames a second
-            short_side=172,
-            crop_side=172,
-            num_crops=1,
-            num_clips=1,
-            mean=(0, 0, 0),
-            std=(255, 255, 255),
-        ),
+        input=square(
+            172, 6, ((0.0,) * 3, (255.0,) * 3), num_clips=1, num_crops=1
+        ),  # 5 frames a second
         published=Published(
-            parameters=2_701_999,
-            multiply_adds=2_630_324_208,
-            clip=(50, 172, 172),
-            paper_row="MoViNet-A0",
-            paper_cpu_ms=505,
+            *(2_701_999, 2_630_324_208, (50, 172, 172), "MoViNet-A0", 505),
             weights=("modelA0_statedict_v3",),
             licence="MIT",
             top1=72.28,
         ),
-        released=(movinet_released,),
+        released=(_movinet_released,),
     ),
     Entry(
         name="e3d_xs",
@@ -447,14 +474,8 @@ ENTRIES = (
         idea="inverted bottlenecks whose sizes maximise the entropy of the feature maps",
         config=E3DConfig(),
         build=E3D,
-        input=Input(frame_interval=4, short_side=224, crop_side=160),
-        published=Published(
-            parameters=2_181_432,
-            multiply_adds=2_293_964_800,
-            clip=(16, 160, 160),
-            paper_row="E3d-XS",
-            paper_cpu_ms=313,
-        ),
-        released=(e3d_released,),
+        input=Input(frame_interval=4, short_side=224, crop_side=160, train_side=160),
+        published=Published(2_181_432, 2_293_964_800, (16, 160, 160), "E3d-XS", 313),
+        released=(_e3d_released,),
     ),
 )

@@ -1,13 +1,9 @@
-"""What the compared transformers share, and TimeSformer, which is built of nothing else.
-
-All are pre-norm: `x + attention(norm(x))`, then `x + mlp(norm(x))`. Tokens are (n, tokens, c).
-"""
+"""What the compared transformers share, and TimeSformer, which is built of nothing else."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +13,13 @@ from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise, normal_param, uniform_param
-from squeezetime_jax.peers.entry import HALF, Entry, Input, Published, Released, Table, spelled
+from squeezetime_jax.peers.entry import HALF, Entry, Published, Released, spelled, square, table
 from squeezetime_jax.peers.layers import Conv, Head, Network, Triple, check_clips
 
+Clips = Float[Array, "n t h w 3"]
+Logits = Float[Array, "n classes"]
+Map = Float[Array, "n ft fh fw c"]
+Tokens = Float[Array, "n tokens c"]
 Rngs = nnx.Rngs | Array | None
 
 
@@ -44,9 +44,9 @@ class LayerNorm(nnx.Module):
 class MLP(nnx.Module):
     """Linear, GELU (the exact one, by the error function), linear; four times as wide inside."""
 
-    def __init__(self, width: int, config: NetworkConfig, *, std: float = 0.02):
-        self.widen = Linear(width, 4 * width, config, std=std)
-        self.narrow = Linear(4 * width, width, config, std=std)
+    def __init__(self, width: int, config: NetworkConfig):
+        self.widen = Linear(width, 4 * width, config, std=0.02)
+        self.narrow = Linear(4 * width, width, config, std=0.02)
 
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
         """Each token by itself."""
@@ -56,17 +56,15 @@ class MLP(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention."""
 
-    def __init__(self, width: int, num_heads: int, config: NetworkConfig, *, std: float = 0.02):
-        self.qkv = Linear(width, 3 * width, config, std=std)
-        self.project = Linear(width, width, config, std=std)
+    def __init__(self, width: int, num_heads: int, config: NetworkConfig):
+        self.qkv = Linear(width, 3 * width, config, std=0.02)
+        self.project = Linear(width, width, config, std=0.02)
         self.num_heads = num_heads
 
     def __call__(
         self, x: Float[Array, "*n tokens c"], bias: Float[Array, "..."] | None = None
     ) -> Float[Array, "*n tokens c"]:
-        """Mix tokens; `bias` is added to the scores and has axes that broadcast with theirs,
-        (*n, heads, tokens, tokens).
-        """
+        """Mix tokens; `bias`, which broadcasts to (*n, heads, tokens, tokens), adds to scores."""
         heads = self.qkv(x).reshape(*x.shape[:-1], 3, self.num_heads, -1)
         query, key, value = (heads[..., i, :, :] for i in range(3))
         return self.project(attend(query, key, value, bias).reshape(x.shape))
@@ -80,79 +78,101 @@ def attend(
 ) -> Float[Array, "*n q heads d"]:
     """Scaled dot-product attention; `bias` as for `Attention`."""
     scores = jnp.einsum("...qhd,...khd->...hqk", query * query.shape[-1] ** -0.5, key)
-    if bias is not None:
-        scores = scores + bias
-    weights = jax.nn.softmax(scores, axis=-1)
+    weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
     return jnp.einsum("...hqk,...khd->...qhd", weights, value)
 
 
-def drop_paths(highest: float, count: int, axes: Sequence[int] = (1, 2)) -> list[nnx.Dropout]:
-    """For each block what drops its residuals, each sample's whole: with probabilities that rise
-    evenly from 0 to `highest`. `axes` are all but the first.
+class DropPath(nnx.Dropout):
+    """Drops all of a sample, in training."""
+
+    def __call__(self, x: Float[Array, "n *rest"], rngs: Rngs) -> Float[Array, "n *rest"]:  # type: ignore[override]
+        """A sample is kept, and scaled to keep the mean, or zero."""
+        ones = jnp.ones((len(x), *(1,) * (x.ndim - 1)), x.dtype)
+        return x * super().__call__(ones, rngs=rngs)
+
+
+def drop_rates(highest: float, count: int) -> list[float]:
+    """Of each block's residuals, rising evenly from 0."""
+    return np.linspace(0, highest, count).tolist()
+
+
+class Block(nnx.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+    `drop` is the probability of dropping a residual in training.
     """
-    return [nnx.Dropout(float(r), broadcast_dims=axes) for r in np.linspace(0, highest, count)]
+
+    def __init__(
+        self,
+        width: int,
+        attention: Callable[[Array], Array],
+        drop: float,
+        config: Any,
+        *,
+        epsilon: float,
+    ):
+        self.norm1 = LayerNorm(width, config, epsilon=epsilon)
+        self.attention = attention
+        self.norm2 = LayerNorm(width, config, epsilon=epsilon)
+        self.mlp = MLP(width, config)
+        self.drop = DropPath(drop)
+
+    def __call__(self, x: Float[Array, "n *t c"], rngs: Rngs) -> Float[Array, "n *t c"]:
+        """The tokens' next states."""
+        x = x + self.drop(self.attention(self.norm1(x)), rngs)
+        return x + self.drop(self.mlp(self.norm2(x)), rngs)
 
 
-def one_stream(rngs: Rngs) -> nnx.Rngs | None:
+class Transformer(Network):
+    """What the transformers share; `rngs`, needed in training, is what residuals are dropped by."""
+
+    norm: LayerNorm
+
+    def __call__(self, clips: Clips, rngs: Rngs = None) -> Logits:
+        """As of every network."""
+        rngs = stream(rngs)
+        return self.head(self.features(clips, rngs), rngs)
+
+    def features(self, clips: Clips, rngs: Rngs = None) -> Map:
+        """The last stage's map, normalised."""
+        return self.norm(self.stage_maps(clips, rngs)[-1])
+
+    def stage_maps(self, clips: Clips, rngs: Rngs = None) -> list[Float[Array, "n _ _ _ _"]]:
+        """The maps of tokens that the stages end with, not normalised."""
+        raise NotImplementedError
+
+
+class ClassTokenTransformer(Transformer):
+    """A transformer that scores the last state of an additional first token, the class token."""
+
+    stage_ends: tuple[int, ...]  # index of the last block of each stage
+
+    def states(self, clips: Clips, rngs: Rngs = None) -> list[tuple[Array, Triple]]:
+        """All tokens (n, tokens, c) and the patches' grid, embedded and after each block."""
+        raise NotImplementedError
+
+    def __call__(self, clips: Clips, rngs: Rngs = None) -> Logits:
+        """As of every network."""
+        rngs = stream(rngs)
+        tokens, _ = self.states(clips, rngs)[-1]
+        return self.head(self.norm(tokens[:, 0])[:, None, None, None], rngs)
+
+    def stage_maps(self, clips: Clips, rngs: Rngs = None) -> list[Float[Array, "n _ _ _ _"]]:
+        """The maps of patches that the stages end with, not normalised."""
+        states = self.states(clips, stream(rngs))
+        ends = [states[end + 1] for end in self.stage_ends]
+        return [tokens[:, 1:].reshape(len(clips), *grid, -1) for tokens, grid in ends]
+
+
+def stream(rngs: Rngs) -> nnx.Rngs | None:
     """What many layers draw from in turn; from a key itself all would draw the same numbers."""
     return nnx.Rngs(dropout=rngs) if isinstance(rngs, jax.Array) else rngs
 
 
-class ClassTokenNetwork(Network):
-    """A transformer that scores the last state of an additional first token, the class token.
-
-    A subclass sets the attributes and defines `embed`.
-    """
-
-    blocks: nnx.List  # each takes (tokens, grid, rngs) and returns tokens and grid
-    stage_ends: tuple[int, ...]  # index of the last block of each stage
-    norm: LayerNorm
-    head: Head
-
-    def embed(self, clips: Float[Array, "n t h w 3"]) -> tuple[Float[Array, "n tokens c"], Triple]:
-        """Tokens, and the patches' grid in time, height and width."""
-        raise NotImplementedError
-
-    def __call__(
-        self, clips: Float[Array, "n t h w 3"], rngs: Rngs = None
-    ) -> Float[Array, "n classes"]:
-        """As of every network."""
-        rngs = one_stream(rngs)
-        tokens, _ = self.states(clips, rngs)[-1]
-        return self.head(self.norm(tokens[:, 0])[:, None, None, None], rngs)
-
-    def features(
-        self, clips: Float[Array, "n t h w 3"], rngs: Rngs = None
-    ) -> Float[Array, "n ft fh fw c"]:
-        """The patches' last states, normalised.
-
-        Args and Raises: as for calling the network.
-        """
-        return self.norm(self.stage_maps(clips, rngs)[-1])
-
-    def stage_maps(
-        self, clips: Float[Array, "n t h w 3"], rngs: Rngs = None
-    ) -> list[Float[Array, "n _ _ _ _"]]:
-        """The patches' states that the stages end with.
-
-        Args and Raises: as for calling the network.
-        """
-        states = self.states(clips, one_stream(rngs))
-        ends = [states[end + 1] for end in self.stage_ends]
-        return [tokens[:, 1:].reshape(len(clips), *grid, -1) for tokens, grid in ends]
-
-    def states(
-        self, clips: Float[Array, "n t h w 3"], rngs: nnx.Rngs | None = None
-    ) -> list[tuple[Float[Array, "n _ _"], Triple]]:
-        """All tokens and the patches' grid, once embedded and after each block."""
-        states = [self.embed(clips)]
-        for block in self.blocks:
-            states.append(block(*states[-1], rngs))
-        return states
-
-
 # TimeSformer: Is Space-Time Attention All You Need for Video Understanding? (Bertasius et al.,
 # arXiv 2102.05095).
+
+EPSILON = 1e-6  # of its layer norms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,198 +202,192 @@ class TimeSformerConfig(NetworkConfig):
     drop_path: float = 0.1
 
 
-class TimeSformer(ClassTokenNetwork):
-    """TimeSformer: patches of single frames, with learned positions in space and in time."""
+class TimeSformer(ClassTokenTransformer):
+    """TimeSformer: patches of single frames, with learned positions in space and in time.
+
+    It takes clips of `config.num_frames` frames of `config.side` pixels a side. Its stages are the
+    quarters of its blocks.
+    """
+
+    config: TimeSformerConfig
 
     def __init__(self, config: TimeSformerConfig, rngs: nnx.Rngs):
         self.config = config
-        width, grid = config.width, config.side // config.patch
-        self.patches = Conv(
-            3, width, config.patch, config, stride=config.patch, padding=(0, 0, 0), bias=True
-        )
-        fan_in = 3 * config.patch**2
-        self.patches.kernel = normal_param(self.patches.kernel.shape, fan_in**-0.5, config)
+        width, patch = config.width, config.patch
+        self.patches = Conv(3, width, patch, config, stride=patch, padding=(0, 0, 0), bias=True)
+        std = (3 * patch**2) ** -0.5
+        self.patches.kernel = normal_param(self.patches.kernel.shape, std, config)
         self.patches.bias = nnx.Param(jnp.zeros(width, config.param_dtype))
         self.class_token = normal_param((width,), 0.02, config)
-        self.space = normal_param((1 + grid**2, width), 0.02, config)  # the class token's first
+        places = 1 + (config.side // patch) ** 2  # the class token's first
+        self.space = normal_param((places, width), 0.02, config)
         self.time = nnx.Param(jnp.zeros((config.num_frames, width), config.param_dtype))
-        block = JointBlock if config.attention == "joint" else DividedBlock
-        drops = drop_paths(config.drop_path, config.num_blocks)
-        self.blocks = nnx.List([block(config, drop) for drop in drops])
-        self.stage_ends = tuple(config.num_blocks * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
-        self.norm = LayerNorm(width, config, epsilon=1e-6)
+        joint = config.attention == "joint"
+        make = partial(Block, epsilon=EPSILON) if joint else DividedBlock
+        rates = drop_rates(config.drop_path, config.num_blocks)
+        blocks = [make(width, _attention(config), rate, config) for rate in rates]
+        self.blocks = nnx.List(blocks)
+        self.stage_ends = tuple(config.num_blocks * i // 4 - 1 for i in (1, 2, 3, 4))
+        self.norm = LayerNorm(width, config, epsilon=EPSILON)
         self.head = Head(width, config, std=0.02)
+        for block in self.blocks:
+            for linear in (block.mlp.widen, block.mlp.narrow):
+                bound = linear.kernel.shape[0] ** -0.5  # PyTorch's own
+                linear.kernel = uniform_param(linear.kernel.shape, bound, config)
+                linear.bias = uniform_param(linear.kernel.shape[1:], bound, config)
         initialise(self, rngs)
 
-    def embed(self, clips: Float[Array, "n t h w 3"]) -> tuple[Float[Array, "n tokens c"], Triple]:
+    def states(self, clips: Clips, rngs: Rngs = None) -> list[tuple[Array, Triple]]:
         """As of every network with a class token.
 
         Raises:
           ValueError: the clips have another number of frames or another side.
         """
         config = self.config
-        assert isinstance(config, TimeSformerConfig)
         clips = check_clips(clips, config, config.num_frames)
         if clips.shape[2:4] != (config.side, config.side):
             raise ValueError(
                 f"{config.name}: clips must be {config.side}x{config.side} pixels, as the learned "
-                f"positions are; got {clips.shape[2]}x{clips.shape[3]}"
+                f"positions are, got {clips.shape[2]}x{clips.shape[3]}"
             )
-        token, space, time = (
-            leaf[...].astype(config.compute_dtype)
-            for leaf in (self.class_token, self.space, self.time)
-        )
+        leaves = self.class_token, self.space, self.time
+        token, space, time = (leaf[...].astype(config.compute_dtype) for leaf in leaves)
         x = self.patches(clips)
         n, t, h, w, width = x.shape
         x = x.reshape(n, t, -1, width) + space[1:] + time[:, None]
         first = jnp.broadcast_to(token + space[0], (n, 1, width))
-        return jnp.concatenate([first, x.reshape(n, -1, width)], axis=1), (t, h, w)
+        states = [jnp.concatenate([first, x.reshape(n, -1, width)], axis=1)]
+        for block in self.blocks:
+            states.append(block(states[-1], rngs))
+        return [(tokens, (t, h, w)) for tokens in states]
 
 
-class JointBlock(nnx.Module):
-    """Every token attends to all."""
-
-    def __init__(self, config: TimeSformerConfig, drop: nnx.Dropout):
-        self.norm1 = LayerNorm(config.width, config, epsilon=1e-6)
-        self.attention = _attention(config)
-        self.norm2 = LayerNorm(config.width, config, epsilon=1e-6)
-        self.mlp = _mlp(config)
-        self.drop = drop
-
-    def __call__(
-        self, x: Float[Array, "n tokens c"], grid: Triple, rngs: nnx.Rngs | None
-    ) -> tuple[Float[Array, "n tokens c"], Triple]:
-        """The tokens' next states; the grid stays."""
-        x = x + self.drop(self.attention(self.norm1(x)), rngs=rngs)
-        return x + self.drop(self.mlp(self.norm2(x)), rngs=rngs), grid
-
-
-class DividedBlock(JointBlock):
+class DividedBlock(Block):
     """Patches attend over time, then the tokens of a frame to each other.
 
     The class token takes part in each frame and keeps the mean of what it gets there.
     """
 
-    def __init__(self, config: TimeSformerConfig, drop: nnx.Dropout):
-        super().__init__(config, drop)
-        self.time_norm = LayerNorm(config.width, config, epsilon=1e-6)
+    def __init__(self, width: int, attention: Attention, drop: float, config: TimeSformerConfig):
+        super().__init__(width, attention, drop, config, epsilon=EPSILON)
+        self.time_norm = LayerNorm(width, config, epsilon=EPSILON)
         self.time_attention = _attention(config)
-        self.time_linear = Linear(config.width, config.width, config, std=0.0)
+        self.time_linear = Linear(width, width, config, std=0.0)
+        self.num_frames = config.num_frames
 
-    def __call__(
-        self, x: Float[Array, "n tokens c"], grid: Triple, rngs: nnx.Rngs | None
-    ) -> tuple[Float[Array, "n tokens c"], Triple]:
-        """The tokens' next states; the grid stays."""
-        (n, _, c), t = x.shape, grid[0]
+    def __call__(self, x: Tokens, rngs: Rngs) -> Tokens:
+        """The tokens' next states."""
+        (n, _, c), t = x.shape, self.num_frames
         first, patches = x[:, None, :1], x[:, 1:].reshape(n, t, -1, c)
 
         y = self.time_norm(patches).swapaxes(1, 2)  # n p t c
-        y = self.drop(self.time_attention(y.reshape(-1, t, c)), rngs=rngs)
+        y = self.drop(self.time_attention(y.reshape(-1, t, c)), rngs)
         patches = patches + self.time_linear(y).reshape(n, -1, t, c).swapaxes(1, 2)
 
         y = jnp.concatenate([jnp.broadcast_to(first, (n, t, 1, c)), patches], axis=2)
-        y = self.attention(self.norm1(y.reshape(n * t, -1, c)))
-        y = self.drop(y, rngs=rngs).reshape(n, t, -1, c)
+        y = self.drop(self.attention(self.norm1(y.reshape(n * t, -1, c))), rngs)
+        y = y.reshape(n, t, -1, c)
         first = first[:, 0] + jnp.mean(y[:, :, 0], axis=1, keepdims=True)
         patches = patches + y[:, :, 1:]
 
         x = jnp.concatenate([first, patches.reshape(n, -1, c)], axis=1)
-        return x + self.drop(self.mlp(self.norm2(x)), rngs=rngs), grid
+        return x + self.drop(self.mlp(self.norm2(x)), rngs)
 
 
 def _attention(config: TimeSformerConfig) -> Attention:
-    """An attention that starts as PyTorch's own does."""
+    """An attention that starts uniform, as PyTorch's own does."""
     attention = Attention(config.width, config.num_heads, config)
-    for linear, bound in (
-        (attention.qkv, math.sqrt(6 / (4 * config.width))),
-        (attention.project, config.width**-0.5),
-    ):
-        linear.kernel = uniform_param(linear.kernel.shape, bound, config)
+    qkv, project = attention.qkv, attention.project
+    qkv.kernel = uniform_param(qkv.kernel.shape, (1.5 / config.width) ** 0.5, config)
+    project.kernel = uniform_param(project.kernel.shape, config.width**-0.5, config)
     return attention
 
 
-def _mlp(config: TimeSformerConfig) -> MLP:
-    """An MLP whose layers start as PyTorch's linear layers do."""
-    mlp = MLP(config.width, config)
-    for linear in (mlp.widen, mlp.narrow):
-        bound = linear.kernel.shape[0] ** -0.5
-        linear.kernel = uniform_param(linear.kernel.shape, bound, config)
-        linear.bias = uniform_param(linear.kernel.shape[1:], bound, config)
-    return mlp
+# Names in mmaction2, whose order it is, and in TimeSformer's own code.
+_EMBEDDING = table("""
+    -                       -           backbone.               model.
+    class_token             token       cls_token               cls_token
+    space                   tokens      pos_embed               pos_embed
+    time                    tokens      time_embed              time_embed
+    patches                 conv2d      patch_embed.projection  patch_embed.proj
+    norm                    layer_norm  norm                    norm
+""")
+_JOINT = table("""
+    blocks.{block}.         -  backbone.transformer_layers.layers.{block}.  model.blocks.{block}.
+    attention.qkv           in_proj     attentions.0.attn.in_proj           -
+    attention.qkv           linear      -                                   attn.qkv
+    attention.project       linear      attentions.0.attn.out_proj          attn.proj
+    mlp.widen               linear      ffns.0.layers.0.0                   mlp.fc1
+    mlp.narrow              linear      ffns.0.layers.1                     mlp.fc2
+    norm1                   layer_norm  norms.0                             norm1
+    norm2                   layer_norm  norms.1                             norm2
+""")
+_DIVIDED = table("""
+    blocks.{block}.         -  backbone.transformer_layers.layers.{block}.  model.blocks.{block}.
+    time_norm               layer_norm  attentions.0.norm                   temporal_norm1
+    time_attention.qkv      in_proj     attentions.0.attn.in_proj           -
+    time_attention.qkv      linear      -                                   temporal_attn.qkv
+    time_attention.project  linear      attentions.0.attn.out_proj          temporal_attn.proj
+    time_linear             linear      attentions.0.temporal_fc            temporal_fc
+    norm1                   layer_norm  attentions.1.norm                   norm1
+    attention.qkv           in_proj     attentions.1.attn.in_proj           -
+    attention.qkv           linear      -                                   attn.qkv
+    attention.project       linear      attentions.1.attn.out_proj          attn.proj
+    mlp.widen               linear      ffns.0.layers.0.0                   mlp.fc1
+    mlp.narrow              linear      ffns.0.layers.1                     mlp.fc2
+    norm2                   layer_norm  ffns.0.norm                         norm2
+""")
 
 
-# Our modules, and their names in mmaction2, in whose order they are, and in TimeSformer's own code.
-_EMBEDDING: Table = (
-    ("class_token", "token", "backbone.cls_token", "model.cls_token"),
-    ("space", "tokens", "backbone.pos_embed", "model.pos_embed"),
-    ("time", "tokens", "backbone.time_embed", "model.time_embed"),
-    ("patches", "conv2d", "backbone.patch_embed.projection", "model.patch_embed.proj"),
-    ("norm", "layer_norm", "backbone.norm", "model.norm"),
-)
-_MLP: Table = (
-    ("mlp.widen", "linear", "ffns.0.layers.0.0", "mlp.fc1"),
-    ("mlp.narrow", "linear", "ffns.0.layers.1", "mlp.fc2"),
-)
-_JOINT: Table = (
-    ("attention.qkv", "in_proj", "attentions.0.attn.in_proj", None),
-    ("attention.qkv", "linear", None, "attn.qkv"),
-    ("attention.project", "linear", "attentions.0.attn.out_proj", "attn.proj"),
-    *_MLP,
-    ("norm1", "layer_norm", "norms.0", "norm1"),
-    ("norm2", "layer_norm", "norms.1", "norm2"),
-)
-_DIVIDED: Table = (
-    ("time_norm", "layer_norm", "attentions.0.norm", "temporal_norm1"),
-    ("time_attention.qkv", "in_proj", "attentions.0.attn.in_proj", None),
-    ("time_attention.qkv", "linear", None, "temporal_attn.qkv"),
-    ("time_attention.project", "linear", "attentions.0.attn.out_proj", "temporal_attn.proj"),
-    ("time_linear", "linear", "attentions.0.temporal_fc", "temporal_fc"),
-    ("norm1", "layer_norm", "attentions.1.norm", "norm1"),
-    ("attention.qkv", "in_proj", "attentions.1.attn.in_proj", None),
-    ("attention.qkv", "linear", None, "attn.qkv"),
-    ("attention.project", "linear", "attentions.1.attn.out_proj", "attn.proj"),
-    *_MLP,
-    ("norm2", "layer_norm", "ffns.0.norm", "norm2"),
-)
-_HEAD: Table = (("head.classifier", "linear", "cls_head.fc_cls", "model.head"),)
-
-
-def _released(column: int, block: str, config: TimeSformerConfig) -> Iterator[Released]:
+def _released(column: int, config: TimeSformerConfig) -> Iterator[Released]:
     yield from spelled(_EMBEDDING, column)
-    for index in range(config.num_blocks):
-        table = _JOINT if config.attention == "joint" else _DIVIDED
-        yield from spelled(table, column, f"blocks.{index}.", f"{block}.{index}.")
-    yield from spelled(_HEAD, column)
+    for block in range(config.num_blocks):
+        yield from spelled(_JOINT if config.attention == "joint" else _DIVIDED, column, block=block)
+    yield Released(("cls_head.fc_cls", "model.head")[column], "head.classifier", "linear")
 
 
-def _entry(config: TimeSformerConfig, title: str, input: Input, published: Published) -> Entry:
-    return Entry(
-        name=config.name,
-        title=title,
-        year=2021,
-        idea="a vision transformer whose patches attend over space and time",
-        config=config,
-        build=TimeSformer,
-        input=input,
-        published=published,
-        released=(
-            partial(_released, 0, "backbone.transformer_layers.layers"),
-            partial(_released, 1, "model.blocks"),
-        ),
-    )
-
+_timesformer = partial(
+    Entry, year=2021, build=TimeSformer, released=(partial(_released, 0), partial(_released, 1))
+)
+_JOINT_IDEA = "a vision transformer whose patches attend to those of all frames"
 
 ENTRIES = (
-    _entry(
-        TimeSformerConfig(),
-        "TimeSformer-B",
-        Input(frame_interval=12, short_side=128, crop_side=128, mean=HALF[0], std=HALF[1]),
-        Published(
-            parameters=86_007_952,
-            multiply_adds=23_196_923_904,
-            clip=(4, 128, 128),
-            paper_row="TimeSformer-Base",
-            paper_cpu_ms=196,
+    _timesformer(
+        name="timesformer_base",
+        title="TimeSformer-B",
+        idea=_JOINT_IDEA,
+        config=TimeSformerConfig(),
+        input=square(128, 12, HALF),
+        published=Published(
+            86_007_952, 23_196_923_904, (4, 128, 128), "TimeSformer-Base", paper_cpu_ms=196
+        ),
+    ),
+    _timesformer(
+        name="timesformer_base_8x32",
+        title="TimeSformer-B 8x32",
+        idea=_JOINT_IDEA,
+        config=TimeSformerConfig(name="timesformer_base_8x32", num_frames=8, side=224),
+        input=square(224, 32, HALF, num_clips=1),
+        published=Published(
+            *(86_112_400, 179_562_805_248, (8, 224, 224)),
+            weights=("timesformer_jointST_8xb8-8x32x1-15e_kinetics400-rgb_20220815-8022d1c0.pth",),
+            licence="Apache-2.0",
+            top1=76.95,
+        ),
+    ),
+    _timesformer(
+        name="timesformer_divst",
+        title="TimeSformer-B divided 8x32",
+        idea="a vision transformer whose patches attend over time, then within their frame",
+        config=TimeSformerConfig(
+            name="timesformer_divst", num_frames=8, side=224, attention="divided"
+        ),
+        input=square(224, 32, HALF, num_clips=1),
+        published=Published(
+            *(121_566_352, 195_830_280_192, (8, 224, 224)),
+            weights=("timesformer_divST_8xb8-8x32x1-15e_kinetics400-rgb_20220815-a4d0d01f.pth",),
+            licence="Apache-2.0",
+            top1=77.69,
         ),
     ),
 )

@@ -41,6 +41,15 @@ class Goldens:
         logits = self.arrays[f"{name}.{size}.logits"]
         return x.reshape(len(logits), -1, *x.shape[1:]).transpose(0, 1, 3, 4, 2)
 
+    def check_logits(self, name: str, found: np.ndarray, size: str = "small") -> None:
+        """Compare logits with the golden ones, to 2e-5 of the largest."""
+        close(np.asarray(found), self.arrays[f"{name}.{size}.logits"])
+
+
+def close(found: np.ndarray, golden: np.ndarray) -> None:
+    """Compare to 2e-5 of the largest number."""
+    np.testing.assert_allclose(found, golden, rtol=0, atol=2e-5 * np.abs(golden).max())
+
 
 def draw(seed: list[int], key: str, shape: list[int]) -> np.ndarray:
     """One entry of a state dict by the recipe of the goldens."""
@@ -83,4 +92,4 @@ def check_maps(found: np.ndarray, golden: np.ndarray) -> None:
         mean = mean.reshape(golden.shape)
     else:
         golden = golden.transpose(0, 2, 1)
-    np.testing.assert_allclose(mean, golden, rtol=0, atol=2e-5 * np.abs(golden).max())
+    close(mean, golden)
