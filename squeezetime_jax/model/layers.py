@@ -140,6 +140,7 @@ class DepthwiseHalving(nnx.Module):
         return halve(x, kernel, bias)
 
 
+@jax.jit
 def halve(
     x: Float[Array, "n h w c"], kernel: Float[Array, "2 2 c"], bias: Float[Array, " c"]
 ) -> Float[Array, "n h//2 w//2 c"]:

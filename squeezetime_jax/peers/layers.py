@@ -8,6 +8,7 @@ kept in and what is computed in follow from the configuration (`NetworkConfig.dt
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Literal
 
 import jax
@@ -20,7 +21,7 @@ from squeezetime_jax.model.layers import Linear, normal_param, uniform_param
 from squeezetime_jax.model.norm import EPSILON, MOMENTUM, BatchNorm
 
 Triple = tuple[int, int, int]
-Padding = Sequence[int] | Literal["SAME"]
+Padding = tuple[int, ...] | Literal["SAME"]
 Activation = Callable[[Array], Array]
 
 
@@ -83,6 +84,7 @@ class ConvNorm(nnx.Module):
       stride: as for `Conv`.
       padding: as for `Conv`.
       groups: as for `Conv`.
+      conv: the class of the convolution.
       activation: applied last; None for none.
       epsilon: of the batch norm.
       momentum: of the batch norm, as `BatchNorm` has it.
@@ -98,13 +100,14 @@ class ConvNorm(nnx.Module):
         stride: int | Triple = 1,
         padding: Padding | None = None,
         groups: int = 1,
+        conv: Callable[..., Callable] = Conv,
         activation: Activation | None = None,
         epsilon: float = EPSILON,
         momentum: float = MOMENTUM,
     ):
-        self.conv = Conv(
-            *(in_features, out_features, kernel, config),
-            stride=stride,
+        self.conv = conv(
+            *(in_features, out_features, triple(kernel), config),
+            stride=triple(stride),
             padding=padding,
             groups=groups,
         )
@@ -220,6 +223,7 @@ def check_clips(clips: Array, config: NetworkConfig, num_frames: int | None = No
     return clips.astype(config.compute_dtype)
 
 
+@partial(jax.jit, static_argnames=("stride", "padding", "groups"))
 def convolve(
     x: Float[Array, "n t h w i"],
     kernel: Float[Array, "kt kh kw gi o"],
@@ -236,28 +240,33 @@ def convolve(
     """
     n, t, h, w, channels = x.shape
     kt, kh, kw = kernel.shape[:3]
-    pads = _pads(x.shape[1:4], kernel.shape[:3], stride, padding)
+    pads = tuple(_pads(x.shape[1:4], kernel.shape[:3], stride, padding))
     if groups == channels == kernel.shape[4] and groups > 1:
         return depthwise(x, kernel[..., 0, :], stride=stride, pads=pads)
-    if (kt, kh, kw) == (1, 1, 1) and groups == 1 and not any(map(any, pads)):
+    if (kt, kh, kw) == (1, 1, 1) and not any(map(any, pads)):
         x = x[:, :: stride[0], :: stride[1], :: stride[2]]
-        return x @ kernel[0, 0, 0]
+        return x @ kernel[0, 0, 0] if groups == 1 else _multiply_groups(x, kernel[0, 0, 0], groups)
     if kt == 1 and stride[0] == 1 and not any(pads[0]):
         y = _convolve(x.reshape(n * t, h, w, channels), kernel[0], stride[1:], pads[1:], groups)
         return y.reshape(n, t, *y.shape[1:])
-    if (kh, kw) == (1, 1) and stride[1:] == (1, 1) and not any(map(any, pads[1:])):
+    if groups == 1 and (kh, kw) == (1, 1) and stride[1:] == (1, 1) and not any(map(any, pads[1:])):
         flat = x.reshape(n, t, h * w, channels)
         y = _convolve(flat, kernel[:, 0], (stride[0], 1), (pads[0], (0, 0)), groups)
         return y.reshape(n, -1, h, w, kernel.shape[4])
-    return _convolve(x, kernel, stride, pads, groups)
+    return jax.lax.platform_dependent(
+        *(x, kernel),
+        cpu=partial(_convolve_frames, stride=stride, pads=pads, groups=groups),
+        default=partial(_convolve, stride=stride, pads=pads, groups=groups),
+    )
 
 
+@partial(jax.jit, static_argnames=("stride", "pads"))
 def depthwise(
     x: Float[Array, "n t h w c"],
     kernel: Float[Array, "kt kh kw c"],
     *,
     stride: Triple,
-    pads: Sequence[tuple[int, int]],
+    pads: tuple[tuple[int, int], ...],
 ) -> Float[Array, "n ft fh fw c"]:
     """A convolution that mixes no channels, as a sum of shifted products.
 
@@ -280,7 +289,24 @@ def max_pool(
 ) -> Float[Array, "n ft fh fw c"]:
     """The maximum over windows; padding never wins."""
     pads = [(p, p) for p in padding]
-    return nnx.max_pool(x, window_shape=window, strides=stride, padding=pads)
+    window_pool = partial(nnx.max_pool, window_shape=window, strides=stride, padding=pads)
+    slices = partial(_max_of_slices, window=window, stride=stride, pads=pads)
+    return jax.lax.platform_dependent(x, cpu=slices, default=window_pool)
+
+
+def _max_of_slices(
+    x: Array, window: Triple, stride: Triple, pads: Sequence[tuple[int, int]]
+) -> Array:
+    """A max-pool, axis by axis, as XLA computes it faster on CPUs."""
+    for axis in (1, 2, 3):
+        size, hop, pad = window[axis - 1], stride[axis - 1], pads[axis - 1]
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = pad
+        padded = jnp.pad(x, widths, constant_values=-jnp.inf) if any(pad) else x
+        span = (padded.shape[axis] - size) // hop * hop + 1
+        slices = [jax.lax.slice_in_dim(padded, i, i + span, hop, axis) for i in range(size)]
+        x = reduce(jnp.maximum, slices)
+    return x
 
 
 def triple(value: int | Triple) -> Triple:
@@ -301,9 +327,44 @@ def _pads(
     return [(total // 2, total - total // 2) for total in totals]
 
 
+def _convolve_frames(
+    x: Array, kernel: Array, stride: Triple, pads: tuple[tuple[int, int], ...], groups: int
+) -> Array:
+    """A 3-D convolution as 2-D ones over frames, which XLA computes many times faster on CPUs."""
+    length, hop, channels = len(kernel), stride[0], x.shape[-1]
+    x = jnp.pad(x, ((0, 0), pads[0], (0, 0), (0, 0), (0, 0)))
+    span = (x.shape[1] - length) // hop * hop + 1
+    frames = [x[:, i : i + span : hop] for i in range(length)]
+
+    def over_space(frames: Array, kernel: Array) -> Array:
+        n, t, *sides = frames.shape
+        y = _convolve(frames.reshape(n * t, *sides), kernel, stride[1:], pads[1:], groups)
+        return y.reshape(n, t, *y.shape[1:])
+
+    if groups > 1 and kernel.shape[1:3] == stride[1:] == (1, 1) and not any(map(any, pads[1:])):
+        taps = zip(frames, kernel[:, 0, 0], strict=True)
+        parts = [_multiply_groups(*each, groups) for each in taps]
+        return sum(parts[1:], parts[0])
+    if length * channels <= 16 and groups == 1:  # a stem: frames as more colours
+        return over_space(jnp.concatenate(frames, axis=-1), jnp.concatenate([*kernel], axis=2))
+    parts = [over_space(each, tap) for each, tap in zip(frames, kernel, strict=True)]
+    return sum(parts[1:], parts[0])
+
+
+def _multiply_groups(x: Array, kernel: Array, groups: int) -> Array:
+    """A matrix product for each group of channels."""
+    own = kernel.reshape(kernel.shape[0], groups, -1)
+    y = jnp.einsum("...gi,igo->...go", x.reshape(*x.shape[:-1], groups, -1), own)
+    return y.reshape(*x.shape[:-1], -1)
+
+
 def _convolve(
     x: Array, kernel: Array, stride: Sequence[int], pads: Sequence[tuple[int, int]], groups: int
 ) -> Array:
+    if any(side < k for side, k in zip(x.shape[1:], kernel.shape[:-2], strict=False)):
+        # XLA would take the map for the kernel, which is slow on CPUs; padding alone is undone.
+        x = jax.lax.optimization_barrier(jnp.pad(x, [(0, 0), *pads, (0, 0)]))
+        pads = [(0, 0)] * len(pads)
     axes = ("NHWC", "HWIO", "NHWC") if x.ndim == 4 else ("NDHWC", "DHWIO", "NDHWC")
     return jax.lax.conv_general_dilated(
         *(x, kernel, stride, pads), dimension_numbers=axes, feature_group_count=groups

@@ -27,15 +27,18 @@ from squeezetime_jax.model.config import NetworkConfig, as_tuple
 from squeezetime_jax.peers import (
     mobile,
     mvit,
-    resnet,
+    resnets,
+    slowfast,
     squeezetime,
+    tada,
+    tpn,
     transformers,
     video_swin,
     x3d,
 )
 from squeezetime_jax.peers.entry import Entry
 
-_FILES = (squeezetime, resnet, x3d, mobile, mvit, video_swin, transformers)
+_FILES = (squeezetime, resnets, slowfast, tpn, tada, x3d, mobile, mvit, video_swin, transformers)
 _ENTRIES = {entry.name: entry for file in _FILES for entry in file.ENTRIES}
 
 

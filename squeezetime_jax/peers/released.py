@@ -58,6 +58,8 @@ _BIAS = (".bias", ".bias", _VECTOR, (), ())
 # Kind of module -> (PyTorch's parameter, ours, `Row.order`, `Row.ones`, `Row.dropped`).
 PARAMETERS: dict[str, tuple[tuple[str, str, Axes | None, Axes, Axes], ...]] = {
     "conv": ((".weight", ".kernel", (2, 3, 4, 1, 0), (), ()), _BIAS),  # o i t h w -> t h w i o
+    "conv1d": ((".weight", ".kernel", (2, 1, 0), (1, 2), ()), _BIAS),  # o i t -> t 1 1 i o
+    "calibrated": ((".weight", ".kernel", (4, 5, 3, 2), (0,), (0, 1)),),  # 1 1 o i h w
     "conv2d": ((".weight", ".kernel", (2, 3, 1, 0), (0,), ()), _BIAS),  # o i h w -> 1 h w i o
     "linear": ((".weight", ".kernel", (1, 0), (), ()), _BIAS),  # o i -> i o
     "pointwise": ((".weight", ".kernel", (1, 0), (), (2, 3, 4)), _BIAS),  # o i 1 1 1 -> i o

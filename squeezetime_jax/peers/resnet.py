@@ -2,24 +2,26 @@
 
     clip -> stem -> max-pool -> four stages of basic or bottleneck blocks -> mean -> classifier
 
-The networks differ in three things, and a row of the table at the end says which: which kernels
-extend in time (TSN and C2D none, SlowOnly the late ones, I3D all), where time is halved, and
-what mixes frames besides (TSM shifts channels, TIN by learned distances, TANet convolves with
-kernels of its own for each clip, R(2+1)D factors every convolution).
+The networks differ in three things, and the rows of `resnets` say which: which kernels extend in
+time, where time and space are halved, and what else mixes frames.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import initialise
-from squeezetime_jax.peers.entry import Entry, Input, Published, Released
+from squeezetime_jax.model.norm import EPSILON
+from squeezetime_jax.peers.entry import Released
 from squeezetime_jax.peers.layers import (
+    Conv,
     ConvNorm,
     Head,
     Network,
@@ -27,10 +29,10 @@ from squeezetime_jax.peers.layers import (
     check_clips,
     max_pool,
 )
-from squeezetime_jax.peers.temporal import Shift
+from squeezetime_jax.peers.temporal import FactoredConv, Interlace, Shift, TemporalAdaptive
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-FRAMES = ((0,), (0,), (0,), (0,))  # no kernel extends in time
+Pattern = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,17 +41,22 @@ class ResNetConfig(NetworkConfig):
 
     Attributes:
       depth: layers: 10, 18 or 34 (basic blocks), 50 (bottlenecks).
-      width: channels of the stem and of the blocks of the first stage.
+      width: channels of the stem and inside the blocks of the first stage.
       stem_kernel: in time, height and width.
       stem_stride: in time, height and width.
-      pool_stride: of the max-pool after the stem (1x3x3).
+      pool_stride: of the max-pool after the stem (1x3x3); None for no pool.
       pool_padding: of its height and width.
       halve_after_stage1: whether a max-pool halves time between the first two stages.
       inflate: for each stage, which of its blocks have kernels of length 3 in time, repeated over
         the blocks: both kernels of a basic block, the first of a bottleneck.
-      temporal_strides: of the first block of each stage.
-      temporal: what mixes the frames of a block's residual branch besides: "none" or "shift".
+      strides: of the first block of each stage, in height and width.
+      temporal_strides: of the first block of each stage, in time.
+      temporal: what else mixes frames: "shift" (TSM), "interlace" (TIN), "adaptive" (TANet),
+        "factored" (R(2+1)D) or "none".
+      epsilon: of the batch norms.
       per_frame: whether the head classifies frames one by one.
+      head_std: standard deviation of the classifier's initial kernel.
+      zero_residual: whether the last batch norm of a block starts at 0.
       is_2d: whether the released kernels have no axis of time.
     """
 
@@ -57,13 +64,17 @@ class ResNetConfig(NetworkConfig):
     width: int = 64
     stem_kernel: Triple = (1, 7, 7)
     stem_stride: Triple = (1, 2, 2)
-    pool_stride: Triple = (1, 2, 2)
+    pool_stride: Triple | None = (1, 2, 2)
     pool_padding: int = 1
     halve_after_stage1: bool = False
-    inflate: tuple[tuple[int, ...], ...] = FRAMES
+    inflate: tuple[Pattern, Pattern, Pattern, Pattern] = ((0,), (0,), (0,), (0,))
+    strides: tuple[int, int, int, int] = (1, 2, 2, 2)
     temporal_strides: tuple[int, int, int, int] = (1, 1, 1, 1)
-    temporal: Literal["none", "shift"] = "none"
+    temporal: Literal["none", "shift", "interlace", "adaptive", "factored"] = "none"
+    epsilon: float = EPSILON
     per_frame: bool = False
+    head_std: float = 0.01
+    zero_residual: bool = False
     is_2d: bool = False
 
     def _checks(self) -> list[tuple[str, bool, str]]:
@@ -74,90 +85,44 @@ class ResNetConfig(NetworkConfig):
         ]
 
     @property
+    def has_fixed_frames(self) -> bool:
+        """Whether weights depend on `num_frames`, so that no other number can be scored."""
+        return self.temporal in ("interlace", "adaptive")
+
+    @property
     def expansion(self) -> int:
         """Channels that leave a block, over the channels inside it."""
         return 4 if self.depth >= 50 else 1
 
-
-class ResNet(Network):
-    """A residual network over frames, of any row of the table below."""
-
-    def __init__(self, config: ResNetConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.backbone = Backbone(config)
-        features = 8 * config.width * config.expansion
-        self.head = Head(features, config, per_frame=config.per_frame)
-        initialise(self, rngs)
-
-    def stage_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n _ _ _ _"]]:
-        """The feature maps that the four stages end with."""
-        return self.backbone(check_clips(clips, self.config))
-
-
-class Backbone(nnx.Module):
-    """Stem and four stages."""
-
-    def __init__(self, config: ResNetConfig):
-        self.config = config
-        width = config.width
-        self.stem = ConvNorm(
-            *(3, width, config.stem_kernel, config),
-            stride=config.stem_stride,
-            activation=jax.nn.relu,
-        )
-        stages, features = [], width
-        for stage in range(4):
-            stages.append(nnx.List(make_stage(features, stage, config)))
-            features = width * 2**stage * config.expansion
-        self.stages = nnx.List(stages)
-
-    def __call__(self, x: Float[Array, "n t h w 3"]) -> list[Float[Array, "n _ _ _ _"]]:
-        """The feature maps that the four stages end with."""
-        x = self.pool(self.stem(x))
-        maps = []
-        for stage, blocks in enumerate(self.stages):
-            if stage == 1 and self.config.halve_after_stage1:
-                x = max_pool(x, (2, 1, 1), (2, 1, 1))
-            for block in blocks:
-                x = block(x)
-            maps.append(x)
-        return maps
-
-    def pool(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n ft fh fw c"]:
-        """The max-pool after the stem."""
-        padding = self.config.pool_padding
-        return max_pool(x, (1, 3, 3), self.config.pool_stride, (0, padding, padding))
-
-
-def make_stage(in_features: int, stage: int, config: ResNetConfig) -> list["Block"]:
-    """The blocks of a stage; the first one takes its strides."""
-    block = Bottleneck if config.expansion == 4 else BasicBlock
-    planes = config.width * 2**stage
-    side = 1 if stage == 0 else 2
-    stride = (config.temporal_strides[stage], side, side)
-    inflate = config.inflate[stage]
-    blocks: list[Block] = []
-    for index in range(BLOCKS[config.depth][stage]):
-        extent = 3 if inflate[index % len(inflate)] else 1
-        blocks.append(block(in_features, planes, stride, extent, config))
-        in_features, stride = planes * config.expansion, (1, 1, 1)
-    return blocks
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of the four stages' maps."""
+        return tuple(self.width * 2**stage * self.expansion for stage in range(4))
 
 
 class Block(nnx.Module):
-    """What both kinds of block share: the shortcut, the temporal operation and the sum."""
+    """What all kinds of block share: the shortcut, and the sum.
 
-    def __init__(self, in_features: int, out_features: int, stride: Triple, config: ResNetConfig):
-        self.temporal = nnx.data(Shift() if config.temporal == "shift" else None)
+    Args:
+      in_features: channels read.
+      planes: channels inside.
+      stride: in time, height and width.
+      extent: length in time of the kernels that may extend.
+      config: of the network.
+    """
+
+    def __init__(
+        self, in_features: int, planes: int, stride: Triple, extent: int, config: ResNetConfig
+    ):
+        out_features = planes * config.expansion
         self.shortcut = nnx.data(None)
         if in_features != out_features or stride != (1, 1, 1):
-            self.shortcut = ConvNorm(in_features, out_features, 1, config, stride=stride)
+            self.shortcut = conv_norm(in_features, out_features, 1, config, stride=stride)
 
     def __call__(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n ft fh fw o"]:
         """Add the residual branch to the shortcut."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        y = x if self.temporal is None else self.temporal(x)
-        return jax.nn.relu(self.residual(y) + shortcut)
+        return jax.nn.relu(self.residual(x) + shortcut)
 
     def residual(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n ft fh fw o"]:
         """The block's residual branch."""
@@ -165,119 +130,226 @@ class Block(nnx.Module):
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions; `extent` is their length in time."""
+    """A temporal operation and two 3x3 convolutions."""
 
     def __init__(
         self, in_features: int, planes: int, stride: Triple, extent: int, config: ResNetConfig
     ):
-        super().__init__(in_features, planes, stride, config)
+        super().__init__(in_features, planes, stride, extent, config)
         kernel = (extent, 3, 3)
-        self.conv1 = ConvNorm(
-            *(in_features, planes, kernel, config), stride=stride, activation=jax.nn.relu
-        )
-        self.conv2 = ConvNorm(planes, planes, kernel, config)
+        self.temporal = nnx.data(temporal_operation(in_features, config))
+        self.conv1 = conv_norm(in_features, planes, kernel, config, stride=stride, relu=True)
+        self.conv2 = conv_norm(planes, planes, kernel, config, is_last=True)
 
     def residual(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n ft fh fw o"]:
         """The block's residual branch."""
+        x = x if self.temporal is None else self.temporal(x)
         return self.conv2(self.conv1(x))
 
 
 class Bottleneck(Block):
-    """Narrow, convolve, widen; `extent` is the length in time of the narrowing kernel."""
+    """A temporal operation, and convolutions that narrow, look around and widen.
+
+    TANet's operation stands behind the narrowing convolution.
+    """
 
     def __init__(
         self, in_features: int, planes: int, stride: Triple, extent: int, config: ResNetConfig
     ):
-        super().__init__(in_features, 4 * planes, stride, config)
-        self.conv1 = ConvNorm(
-            *(in_features, planes, (extent, 1, 1), config), activation=jax.nn.relu
-        )
-        self.conv2 = ConvNorm(planes, planes, 3, config, stride=stride, activation=jax.nn.relu)
-        self.conv3 = ConvNorm(planes, 4 * planes, 1, config)
+        super().__init__(in_features, planes, stride, extent, config)
+        self.is_inside = config.temporal == "adaptive"
+        reads = planes if self.is_inside else in_features
+        self.temporal = nnx.data(temporal_operation(reads, config))
+        self.conv1 = conv_norm(in_features, planes, (extent, 1, 1), config, relu=True)
+        self.conv2 = conv_norm(planes, planes, 3, config, stride=stride, relu=True)
+        self.conv3 = conv_norm(planes, 4 * planes, 1, config, is_last=True)
 
     def residual(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n ft fh fw o"]:
         """The block's residual branch."""
-        return self.conv3(self.conv2(self.conv1(x)))
+        if self.temporal is None:
+            x = self.conv1(x)
+        else:
+            x = self.temporal(self.conv1(x)) if self.is_inside else self.conv1(self.temporal(x))
+        return self.conv3(self.conv2(x))
+
+
+def conv_norm(
+    in_features: int,
+    out_features: int,
+    kernel: int | Triple,
+    config: ResNetConfig,
+    *,
+    stride: int | Triple = 1,
+    relu: bool = False,
+    is_last: bool = False,
+) -> ConvNorm:
+    """A convolution, factored if the network's are, and its batch norm.
+
+    Args:
+      in_features: channels read.
+      out_features: channels written.
+      kernel: as for `Conv`.
+      config: of the network.
+      stride: as for `Conv`.
+      relu: whether a ReLU follows.
+      is_last: whether this ends a block's residual branch.
+    """
+    layer = ConvNorm(
+        *(in_features, out_features, kernel, config),
+        stride=stride,
+        activation=jax.nn.relu if relu else None,
+        epsilon=config.epsilon,
+        conv=FactoredConv if config.temporal == "factored" else Conv,
+    )
+    if is_last and config.zero_residual:
+        layer.norm.scale = nnx.Param(jnp.zeros(out_features, config.param_dtype))
+    return layer
+
+
+def temporal_operation(num_features: int, config: ResNetConfig) -> nnx.Module | None:
+    """What a block of 2-D convolutions mixes frames with."""
+    if config.temporal == "shift":
+        return Shift()
+    if config.temporal == "interlace":
+        return Interlace(num_features, config)
+    if config.temporal == "adaptive":
+        return TemporalAdaptive(num_features, config)
+    return None
+
+
+class Backbone(nnx.Module):
+    """Stem and four stages.
+
+    Args:
+      config: of the network.
+      block: the class of its blocks.
+      lateral: channels of another path that each stage reads besides (SlowFast).
+    """
+
+    def __init__(
+        self,
+        config: ResNetConfig,
+        block: Callable[..., Block] | None = None,
+        lateral: Sequence[int] = (0, 0, 0, 0),
+    ):
+        block = block or (Bottleneck if config.expansion == 4 else BasicBlock)
+        self.config = config
+        self.stem = conv_norm(
+            *(3, config.width, config.stem_kernel, config), stride=config.stem_stride, relu=True
+        )
+        stages, in_features = [], config.width
+        for stage in range(4):
+            side, inflate = config.strides[stage], config.inflate[stage]
+            stride = (config.temporal_strides[stage], side, side)
+            in_features += lateral[stage]
+            blocks = []
+            for index in range(BLOCKS[config.depth][stage]):
+                extent = 3 if inflate[index % len(inflate)] else 1
+                planes = config.width * 2**stage
+                blocks.append(block(in_features, planes, stride, extent, config))
+                in_features, stride = config.feature_channels[stage], (1, 1, 1)
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+
+    def __call__(self, x: Float[Array, "n t h w 3"]) -> list[Float[Array, "n _ _ _ _"]]:
+        """The feature maps that the four stages end with."""
+        x = self.enter(x)
+        maps = []
+        for stage in range(4):
+            x = self.run_stage(stage, x)
+            maps.append(x)
+        return maps
+
+    def enter(self, x: Float[Array, "n t h w 3"]) -> Float[Array, "n ft fh fw c"]:
+        """Stem and max-pool."""
+        x = self.stem(x)
+        if self.config.pool_stride is None:
+            return x
+        padding = self.config.pool_padding
+        return max_pool(x, (1, 3, 3), self.config.pool_stride, (0, padding, padding))
+
+    def run_stage(self, stage: int, x: Float[Array, "n t h w c"]) -> Float[Array, "n ft fh fw o"]:
+        """One stage, counted from 0."""
+        if stage == 1 and self.config.halve_after_stage1:
+            x = max_pool(x, (2, 1, 1), (2, 1, 1))
+        return functools.reduce(lambda x, block: block(x), self.stages[stage], x)
+
+
+class ResNet(Network):
+    """A residual network over frames.
+
+    Frames are clips' frames or segments' frames; any number of them, but for TIN and TANet, whose
+    weights are of `config.num_frames`. `features` is (n, t', h/32, w/32, c).
+    """
+
+    config: ResNetConfig
+
+    def __init__(self, config: ResNetConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.backbone = Backbone(config)
+        self.head = Head(
+            *(config.feature_channels[-1], config), per_frame=config.per_frame, std=config.head_std
+        )
+        initialise(self, rngs)
+
+    def stage_maps(self, clips: Float[Array, "n t h w 3"]) -> list[Float[Array, "n _ _ _ _"]]:
+        """The feature maps that the four stages end with."""
+        num_frames = self.config.num_frames if self.config.has_fixed_frames else None
+        return self.backbone(check_clips(clips, self.config, num_frames))
 
 
 def released(config: ResNetConfig) -> Iterator[Released]:
     """The modules of a state dict of mmaction2."""
-    kind = "conv2d" if config.is_2d else "conv"
-    yield from conv_norm("backbone.conv1", "backbone.stem", kind)
-    for stage, blocks in enumerate(BLOCKS[config.depth]):
-        for index in range(blocks):
-            block = f"backbone.layer{stage + 1}.{index}"
-            path = f"backbone.stages.{stage}.{index}"
-            for i in (1, 2, 3) if config.expansion == 4 else (1, 2):
-                inner = "conv.net" if config.temporal == "shift" and i == 1 else "conv"
-                yield from conv_norm(f"{block}.conv{i}", f"{path}.conv{i}", kind, inner)
-            yield from conv_norm(f"{block}.downsample", f"{path}.shortcut", kind)
+    yield from released_backbone(config, "backbone", "backbone")
     yield Released("cls_head.fc_cls", "head.classifier", "linear")
 
 
-def conv_norm(name: str, path: str, kind: str, conv: str = "conv") -> Iterator[Released]:
-    """A convolution and its batch norm, as mmaction2 names them."""
-    yield Released(f"{name}.{conv}", f"{path}.conv", kind)
+def released_backbone(config: ResNetConfig, name: str, path: str) -> Iterator[Released]:
+    """The modules of a backbone."""
+    yield from _released_conv(config, f"{name}.conv1", f"{path}.stem")
+    for stage, blocks in enumerate(BLOCKS[config.depth]):
+        for index in range(blocks):
+            yield from _released_block(
+                config, f"{name}.layer{stage + 1}.{index}", f"{path}.stages.{stage}.{index}"
+            )
+
+
+def _released_block(config: ResNetConfig, name: str, path: str) -> Iterator[Released]:
+    is_wrapped = config.temporal == "adaptive"
+    inner = f"{name}.block" if is_wrapped else name
+    for i in range(1, 4 if config.expansion == 4 else 3):
+        conv = "conv"
+        if i == 1 and config.temporal == "shift":
+            conv = "conv.net"
+        elif i == 1 and config.temporal == "interlace":
+            yield from _released_interlace(f"{inner}.conv1.conv.net1", f"{path}.temporal")
+            conv = "conv.net2"
+        yield from _released_conv(config, f"{inner}.conv{i}", f"{path}.conv{i}", conv)
+    yield from _released_conv(config, f"{inner}.downsample", f"{path}.shortcut")
+    if is_wrapped:
+        yield Released(f"{name}.tam.G.0", f"{path}.temporal.kernel_hidden", "linear")
+        yield Released(f"{name}.tam.G.1", f"{path}.temporal.kernel_norm", "norm")
+        yield Released(f"{name}.tam.G.3", f"{path}.temporal.kernel_out", "linear")
+        yield Released(f"{name}.tam.L.0", f"{path}.temporal.gate_hidden.conv", "conv1d")
+        yield Released(f"{name}.tam.L.1", f"{path}.temporal.gate_hidden.norm", "norm")
+        yield Released(f"{name}.tam.L.3", f"{path}.temporal.gate_out", "conv1d")
+
+
+def _released_interlace(name: str, path: str) -> Iterator[Released]:
+    yield Released(f"{name}.offset_net.conv", f"{path}.offset_conv", "conv1d")
+    yield Released(f"{name}.offset_net.fc1", f"{path}.offset_hidden", "linear")
+    yield Released(f"{name}.offset_net.fc2", f"{path}.offset_out", "linear")
+    yield Released(f"{name}.weight_net.conv", f"{path}.weight_conv", "conv1d")
+
+
+def _released_conv(
+    config: ResNetConfig, name: str, path: str, conv: str = "conv"
+) -> Iterator[Released]:
+    if config.temporal == "factored":
+        yield Released(f"{name}.conv.conv_s", f"{path}.conv.space.conv", "conv")
+        yield Released(f"{name}.conv.bn_s", f"{path}.conv.space.norm", "norm")
+        yield Released(f"{name}.conv.conv_t", f"{path}.conv.time", "conv")
+    else:
+        kind = "conv2d" if config.is_2d else "conv"
+        yield Released(f"{name}.{conv}", f"{path}.conv", kind)
     yield Released(f"{name}.bn", f"{path}.norm", "norm")
-
-
-def _entry(
-    title: str, year: int, idea: str, config: ResNetConfig, input: Input, published: Published
-) -> Entry:
-    return Entry(
-        name=config.name,
-        title=title,
-        year=year,
-        idea=idea,
-        config=config,
-        build=ResNet,
-        input=input,
-        published=published,
-        released=(released,),
-    )
-
-
-TSM_IDEA = "a share of the channels moves one frame forwards or back"
-TSM_INPUT = Input(sampling="segments", crop_side=224, num_crops=10, num_clips=1)
-
-ENTRIES = (
-    _entry(
-        "TSM-R18",
-        2019,
-        TSM_IDEA,
-        ResNetConfig(
-            name="tsm_r18", num_frames=8, depth=18, temporal="shift", per_frame=True, is_2d=True
-        ),
-        TSM_INPUT,
-        Published(
-            parameters=11_381_712,
-            multiply_adds=18_951_503_872,
-            clip=(8, 256, 256),
-            paper_row="TSM-R18",
-            paper_cpu_ms=186,
-        ),
-    ),
-    _entry(
-        "I3D-R18",
-        2017,
-        "every kernel of an image network is inflated in time",
-        ResNetConfig(
-            name="i3d_r18",
-            num_frames=32,
-            depth=18,
-            stem_kernel=(5, 7, 7),
-            stem_stride=(2, 2, 2),
-            pool_stride=(2, 2, 2),
-            halve_after_stage1=True,
-            inflate=((1,), (1,), (1,), (1,)),
-        ),
-        Input(frame_interval=2),
-        Published(
-            parameters=33_390_288,
-            multiply_adds=45_952_999_424,
-            clip=(32, 256, 256),
-            paper_row="I3d-R18",
-            paper_cpu_ms=450,
-        ),
-    ),
-)

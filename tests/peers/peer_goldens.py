@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -71,7 +72,7 @@ def draw(seed: list[int], key: str, shape: list[int]) -> np.ndarray:
 
 
 def fill(model: nnx.Module, state_dict: dict[str, np.ndarray]) -> nnx.Module:
-    """Put a state dict into a network, every entry into its leaf."""
+    """Put a state dict into a network, of arrays or of shapes: every entry into its leaf."""
     leaves = flat_leaves(model)
     entry = registry.entry_of(model)
     unfilled = set(leaves)
@@ -79,9 +80,12 @@ def fill(model: nnx.Module, state_dict: dict[str, np.ndarray]) -> nnx.Module:
     assert [row.name for row in table] == list(state_dict)
     for row in table:
         if row.order is not None:
-            leaves[row.path][...] = row.to_ours(state_dict[row.name])
+            ours = row.to_ours(state_dict[row.name])
+            assert ours.shape == leaves[row.path].shape
+            leaves[row.path].set_value(jnp.asarray(ours))
             unfilled.remove(row.path)
     assert not unfilled
+    model.eval()
     return model
 
 

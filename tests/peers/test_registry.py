@@ -11,6 +11,7 @@ from flax import nnx
 import squeezetime_jax as st
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.abstract import flat_leaves
+from squeezetime_jax.model.counts import multiply_adds
 from squeezetime_jax.peers import registry
 
 NAMES = registry.names()
@@ -30,6 +31,13 @@ def test_an_entry_describes_its_network(name: str) -> None:
     parameters = [leaf for leaf in leaves.values() if isinstance(leaf, nnx.Param)]
     assert sum(leaf.size for leaf in parameters) == entry.published.parameters
     assert {leaf.dtype for leaf in leaves.values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_multiply_adds_are_the_published_ones(name: str) -> None:
+    entry = registry.entry_of(name)
+    network = registry.abstract(entry.config)
+    assert multiply_adds(network, entry.published.clip) == entry.published.multiply_adds
 
 
 @pytest.mark.parametrize("name", NAMES)
