@@ -1,4 +1,4 @@
-"""Networks for phones that keep the time axis: what X3D, MoViNet and E3D share; MoViNet and E3D.
+"""Networks for phones that keep the time axis: what X3D, MoViNet and E3D share, and MoViNet.
 
 All are built from the inverted bottleneck in three dimensions: a 1x1x1 convolution widens, a
 depthwise convolution mixes time and space, a squeeze-and-excitation weighs channels where there is
@@ -21,19 +21,10 @@ from jaxtyping import Array, Float
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise
 from squeezetime_jax.model.norm import EPSILON
-from squeezetime_jax.peers.entry import (
-    Entry,
-    Input,
-    Published,
-    Released,
-    spelled,
-    square,
-    table,
-)
+from squeezetime_jax.peers.entry import Entry, Published, Released, spelled, square, table
 from squeezetime_jax.peers.layers import (
     Activation,
     ConvNorm,
-    Head,
     Network,
     Padding,
     Triple,
@@ -44,8 +35,8 @@ relu, swish = jax.nn.relu, jax.nn.silu
 
 
 class Size(NamedTuple):
-    """Of a block: channels read, inside and written; its place in its stage; and of its depthwise
-    convolution the kernel (time, height, width) and the stride in height and width.
+    """Channels that a block reads, has inside and writes, its place in its stage, and its depthwise
+    convolution's kernel, and stride in height and width.
     """
 
     in_features: int
@@ -56,7 +47,30 @@ class Size(NamedTuple):
     stride: int
 
 
-Stage = Iterable[tuple[int, int, Triple, int]]  # of each block: inner, out_features, kernel, stride
+# Of each block its inner and output channels, its depthwise kernel and its stride.
+Stage = tuple[tuple[int, int, Triple, int], ...]
+
+
+def alike(blocks: int, inner: int, out_features: int, kernel: Triple, stride: int) -> Stage:
+    """A stage of blocks that are alike, but that only the first has a stride."""
+    first, others = ((inner, out_features, kernel, s) for s in (stride, 1))
+    return first, *(others,) * (blocks - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MobileConfig(NetworkConfig):
+    """MoViNet's and E3D's.
+
+    Attributes:
+      stem: channels of the stem.
+      stages: for each block of each stage its inner and output channels, its depthwise
+        convolution's kernel, and its stride in height and width.
+      last: channels of the last convolution.
+    """
+
+    stem: int
+    stages: tuple[Stage, ...]
+    last: int
 
 
 class InvertedBottleneck(nnx.Module):
@@ -238,31 +252,19 @@ MOVINET_EPSILON = 1e-3  # of the batch norms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MoViNetConfig(NetworkConfig):
-    """MoViNet, by default A0.
-
-    Attributes:
-      stem: channels of the stem.
-      stages: for each block of each stage its inner and output channels, its depthwise
-        convolution's kernel, and its stride in height and width.
-      last: channels of the last convolution.
-      hidden: outputs of the head's first linear layer.
-    """
+class MoViNetConfig(MobileConfig):
+    """MoViNet, by default A0. `hidden` is the outputs of the head's first linear layer."""
 
     name: str = "movinet_a0"
     num_frames: int = 50
     dropout: float = 0.2
     stem: int = 8
-    stages: tuple[tuple[tuple[int, int, Triple, int], ...], ...] = (
-        ((24, 8, (1, 5, 5), 2),),
-        ((80, 32, (3, 3, 3), 2), (80, 32, (3, 3, 3), 1), (80, 32, (3, 3, 3), 1)),
+    stages: tuple[Stage, ...] = (
+        alike(1, 24, 8, (1, 5, 5), 2),
+        alike(3, 80, 32, (3, 3, 3), 2),
         ((184, 56, (5, 3, 3), 2), (112, 56, (3, 3, 3), 1), (184, 56, (3, 3, 3), 1)),
-        ((184, 56, (5, 3, 3), 1), *((184, 56, (3, 3, 3), 1),) * 3),
-        (
-            (384, 104, (5, 3, 3), 2),
-            *((280, 104, (1, 5, 5), 1),) * 2,
-            (344, 104, (1, 5, 5), 1),
-        ),
+        ((184, 56, (5, 3, 3), 1), *alike(3, 184, 56, (3, 3, 3), 1)),
+        ((384, 104, (5, 3, 3), 2), *alike(2, 280, 104, (1, 5, 5), 1), (344, 104, (1, 5, 5), 1)),
     )
     last: int = 480
     hidden: int = 2048
@@ -351,103 +353,6 @@ def _movinet_released(config: MoViNetConfig) -> Iterator[Released]:
     yield from spelled(_MOVINET_END, 0)
 
 
-# E3D: Maximizing Spatio-Temporal Entropy of Deep 3D CNNs for Efficient Video Recognition
-# (Wang et al., arXiv 2303.02693).
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class E3DConfig(NetworkConfig):
-    """E3D, by default XS.
-
-    Attributes:
-      stem: channels of the stem.
-      stages: for each stage its blocks, their inner and output channels, the kernel of their
-        depthwise convolution, and the stride in height and width of the first.
-      last: channels of the last convolution.
-    """
-
-    name: str = "e3d_xs"
-    num_frames: int = 16
-    stem: int = 24
-    stages: tuple[tuple[int, int, int, Triple, int], ...] = (
-        (3, 32, 24, (1, 5, 5), 2),
-        (6, 96, 48, (3, 3, 3), 2),
-        (6, 176, 120, (3, 3, 3), 2),
-        (6, 176, 120, (3, 3, 3), 1),
-        (6, 384, 256, (3, 3, 3), 2),
-    )
-    last: int = 512
-
-
-class E3D(MobileNetwork):
-    """E3D: no channel is weighed, and a block that changes the width has no shortcut."""
-
-    def __init__(self, config: E3DConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.stem = ConvNorm(3, config.stem, 3, config, stride=2, activation=relu)
-        rows = (
-            [(inner, width, kernel, stride if index == 0 else 1) for index in range(blocks)]
-            for blocks, inner, width, kernel, stride in config.stages
-        )
-        self.stages = make_stages(E3DBlock, config.stem, rows, config)
-        self.last = ConvNorm(config.stages[-1][2], config.last, 1, config, activation=relu)
-        self.head = Head(config.last, config)
-        initialise(self, rngs)
-
-
-class E3DBlock(nnx.Module):
-    """An inverted bottleneck; its shortcut averages 1x2x2 pixels where the stride is 2."""
-
-    def __init__(self, size: Size, config: E3DConfig):
-        self.residual = InvertedBottleneck(size, config, activations=(relu, relu, None))
-        self.stride = size.stride
-        self.has_shortcut = size.in_features == size.out_features
-
-    def __call__(self, x: Float[Array, "n t h w i"]) -> Float[Array, "n t fh fw o"]:
-        """Add the residual to the shortcut, if there is one.
-
-        Raises:
-          ValueError: the shortcut would halve an odd height or width.
-        """
-        residual = self.residual(x)
-        if not self.has_shortcut:
-            return relu(residual)
-        if self.stride != 1:
-            if x.shape[2] % 2 or x.shape[3] % 2:
-                raise ValueError(
-                    "E3D halves maps of even height and width only, got "
-                    f"{x.shape[2]}x{x.shape[3]}; sides of clips must be multiples of 4"
-                )
-            x = halved(x, 2, [(0, 0), (0, 0)])
-        return relu(residual + x)
-
-
-# Names as the authors' blocks have them; no file is public.
-_E3D_BLOCK = table("""
-    stages.{stage}.{block}.residual.  -       backbone.block_list.{place}.block_list.{block}.
-    widen.conv                        conv    conv1.conv1
-    widen.norm                        norm    conv1.bn1
-    depthwise.conv                    conv    conv2.conv1
-    depthwise.norm                    norm    conv2.bn1
-    narrow.conv                       conv    conv3.conv1
-    narrow.norm                       norm    conv3.bn1
-""")
-_E3D_CONV = table("""
-    -                                 -       backbone.block_list.{place}.
-    {path}.conv                       conv    conv1
-    {path}.norm                       norm    bn1
-""")
-
-
-def _e3d_released(config: E3DConfig) -> Iterator[Released]:
-    yield from spelled(_E3D_CONV, 0, place=0, path="stem")
-    for stage, (blocks, *_) in enumerate(config.stages):
-        for block in range(blocks):
-            yield from spelled(_E3D_BLOCK, 0, stage=stage, place=stage + 1, block=block)
-    yield from spelled(_E3D_CONV, 0, place=len(config.stages) + 1, path="last")
-    yield Released("cls_head.fc_cls", "head.classifier", "linear")
-
-
 ENTRIES = (
     Entry(
         name="movinet_a0",
@@ -466,16 +371,5 @@ ENTRIES = (
             top1=72.28,
         ),
         released=(_movinet_released,),
-    ),
-    Entry(
-        name="e3d_xs",
-        title="E3D-XS",
-        year=2023,
-        idea="inverted bottlenecks whose sizes maximise the entropy of the feature maps",
-        config=E3DConfig(),
-        build=E3D,
-        input=Input(frame_interval=4, short_side=224, crop_side=160, train_side=160),
-        published=Published(2_181_432, 2_293_964_800, (16, 160, 160), "E3d-XS", 313),
-        released=(_e3d_released,),
     ),
 )

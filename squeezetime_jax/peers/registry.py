@@ -25,6 +25,7 @@ from flax import nnx
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.config import NetworkConfig, as_tuple
 from squeezetime_jax.peers import (
+    e3d,
     mobile,
     mvit,
     resnets,
@@ -38,7 +39,19 @@ from squeezetime_jax.peers import (
 )
 from squeezetime_jax.peers.entry import Entry
 
-_FILES = (squeezetime, resnets, slowfast, tpn, tada, x3d, mobile, mvit, video_swin, transformers)
+_FILES = (
+    squeezetime,
+    resnets,
+    slowfast,
+    tpn,
+    tada,
+    x3d,
+    mobile,
+    e3d,
+    mvit,
+    video_swin,
+    transformers,
+)
 _ENTRIES = {entry.name: entry for file in _FILES for entry in file.ENTRIES}
 
 

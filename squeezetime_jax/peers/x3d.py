@@ -20,6 +20,7 @@ from squeezetime_jax.peers.mobile import (
     InvertedBottleneck,
     MobileNetwork,
     Size,
+    alike,
     divisible,
     make_stages,
     relu,
@@ -57,11 +58,9 @@ class X3D(MobileNetwork):
         self.config = config
         first, *_, last = config.widths
         self.stem = X3DStem(first, config)
-        rows = (
-            [(_inner(width), width, (3, 3, 3), 2 if index == 0 else 1) for index in range(blocks)]
-            for blocks, width in zip(config.blocks, config.widths, strict=True)
-        )
-        self.stages = make_stages(X3DBlock, first, rows, config)
+        sizes = zip(config.blocks, config.widths, strict=True)
+        stages = [alike(blocks, _inner(width), width, (3, 3, 3), 2) for blocks, width in sizes]
+        self.stages = make_stages(X3DBlock, first, stages, config)
         self.last = ConvNorm(last, _inner(last), 1, config, activation=relu)
         hidden = Linear(_inner(last), config.hidden, config, bias=False)
         self.head = HiddenHead(hidden, config, activation=relu, std=0.01, window=config.pool_window)

@@ -15,7 +15,7 @@ from peer_goldens import Goldens, check_maps, fill
 from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.peers import registry
 from squeezetime_jax.peers.layers import Network
-from squeezetime_jax.peers.mobile import SqueezeExcitation, divisible, halved
+from squeezetime_jax.peers.mobile import SqueezeExcitation, alike, divisible, halved
 from squeezetime_jax.peers.released import rows
 
 # The modules whose outputs are golden, in the order of `stage_maps`.
@@ -36,7 +36,10 @@ TINY = {
         "last": 12,
         "hidden": 10,
     },
-    "e3d_xs": {"stem": 8, "stages": ((2, 12, 8, (1, 5, 5), 2), (1, 12, 10, (3, 3, 3), 1))},
+    "e3d_xs": {
+        "stem": 8,
+        "stages": (alike(2, 12, 8, (1, 5, 5), 2), alike(1, 12, 10, (3, 3, 3), 1)),
+    },
 }
 
 
