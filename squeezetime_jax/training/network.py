@@ -23,8 +23,9 @@ class Network:
         self._module = module
         evaluating = {"deterministic": True, "use_running_average": True}
         training = {"deterministic": False, "use_running_average": freeze_norm}
-        self._evaluating = _parts(nnx.view(module, **evaluating))
-        self._training = _parts(nnx.view(module, **training))
+        # A network without batch norm has nothing that takes `use_running_average`.
+        self._evaluating = _parts(nnx.view(module, raise_if_not_found=False, **evaluating))
+        self._training = _parts(nnx.view(module, raise_if_not_found=False, **training))
 
     def abstract(self) -> tuple[Tree, Tree]:
         """Weights and statistics as shapes."""

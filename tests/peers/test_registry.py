@@ -13,6 +13,7 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.counts import multiply_adds
 from squeezetime_jax.peers import registry
+from squeezetime_jax.training.network import Network
 
 NAMES = registry.names()
 
@@ -73,6 +74,13 @@ def test_every_network_scores_clips(name: str) -> None:
     assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
     assert features.shape[0] == 2
     assert len(maps) >= 4
+
+
+@pytest.mark.parametrize("name", ["tsm_r18", "timesformer_base"])
+def test_networks_with_and_without_batch_norm_can_be_trained(name: str) -> None:
+    params, stats = Network(registry.abstract(registry.configure(name))).abstract()
+    assert params
+    assert bool(stats) == (name == "tsm_r18")
 
 
 def test_create_draws_from_a_seed_and_evaluates() -> None:
