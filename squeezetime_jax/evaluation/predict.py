@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from squeezetime_jax.checkpoint.input import input_of
 from squeezetime_jax.checkpoint.store import load
 from squeezetime_jax.compilation import use_compilation_cache
 from squeezetime_jax.data import transforms
@@ -73,7 +74,7 @@ def predict(
       VideoError: the video cannot be read.
       UserError: `views` is invalid.
     """
-    sampling = sampling or Sampling.of_network(model)
+    sampling = sampling or Sampling.of_input(input_of(model))
     protocol = sampling.protocol(views, model.config.num_frames)
     return np.asarray(Scorer(model).scores(read_views(video, protocol)[None])[0])
 
@@ -207,7 +208,7 @@ class Choices:
             raise UserError(f"--size {self.size}: the network takes at least {MIN_SIDE} pixels")
         use_compilation_cache()
         model = load(self.checkpoint)
-        sampling = self.sampling(Sampling.of_network(model))
+        sampling = self.sampling(Sampling.of_input(input_of(model)))
         return model, sampling.protocol(self.views, model.config.num_frames)
 
 

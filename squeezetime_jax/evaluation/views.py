@@ -6,9 +6,7 @@ the paper's protocol is 10 clips x 3 crops.
 
 import dataclasses
 import functools
-import os
 import re
-import types
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -20,14 +18,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
 from squeezetime_jax.checkpoint.input import input_of
-from squeezetime_jax.checkpoint.store import read_input
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.fused import Fused, features, fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
+from squeezetime_jax.peers.entry import Input
 
 PAPER = "10x3"
 """Views of the paper's Kinetics results: 10 clips x 3 crops."""
@@ -64,9 +61,8 @@ class Sampling:
         )
 
     @classmethod
-    def of_network(cls, model: Any) -> "Sampling":
-        """The sizes that a network expects: those of its weights, else the published ones."""
-        expected = input_of(model)
+    def of_input(cls, expected: Input) -> "Sampling":
+        """The sizes that a network expects."""
         return cls(
             one_crop_side=_one_crop_side(
                 expected.short_side, expected.crop_side, expected.num_crops
@@ -115,12 +111,6 @@ def parse_views(text: str) -> tuple[int, int]:
     return clips, crops
 
 
-def sampling_of(checkpoint: str | os.PathLike[str], config: NetworkConfig) -> Sampling:
-    """The sizes that the network of a checkpoint expects; it is not loaded."""
-    model = types.SimpleNamespace(input=read_input(checkpoint, config))
-    return Sampling.of_network(model)
-
-
 Network = Callable[[UInt8[np.ndarray, "n t h w 3"]], Float[np.ndarray, "n classes"]]
 """Logits of clips, RGB, 0..255, by whatever computes them."""
 
@@ -142,10 +132,10 @@ class Scorer:
 
     def __init__(self, model: Any, mesh: Mesh | None = None) -> None:
         self.config = model.config
-        self.sampling = Sampling.of_network(model)
         self._devices = mesh.size if mesh else 1
         self.everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
         expected = input_of(model)
+        self.sampling = Sampling.of_input(expected)
         self._pixels = expected.mean, expected.std
         self._graph: Any = None
         if isinstance(model, SqueezeTime):

@@ -268,13 +268,13 @@ def test_the_authors_scores(
     golden: Path, reference: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos = reference("video")
-    wanted = json.loads((golden / "video.json").read_text())["videos"]
+    expected = json.loads((golden / "video.json").read_text())["videos"]
     words = ["predict", videos, "--checkpoint", reference("golden/mmengine_tiny.pth")]
     assert run(*words, "--views", "10x3", "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["arm_wrestling.mp4", "test.avi"]
     for line in lines:
-        scores = wanted[f"{Path(line['path']).stem}.scores"]
+        scores = expected[f"{Path(line['path']).stem}.scores"]
         assert line["views"] == scores["num_views"] == 30
         order = np.argsort(scores["score"])[::-1]
         assert [entry["index"] for entry in line["top"]] == order.tolist()

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ from squeezetime_jax.data.transforms import HMDB51_TEST, KINETICS_TEST, VALIDATI
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import explain, views
 from squeezetime_jax.evaluation.views import Sampling, Scorer, parse_views, reorder
-from squeezetime_jax.peers.entry import Input
 from squeezetime_jax.peers.registry import entry_of
 
 SMALL = dataclasses.asdict(SqueezeTimeConfig.tiny())
@@ -31,20 +29,16 @@ def random_views(n: int, num_views: int) -> np.ndarray:
     return rng.integers(0, 256, (n, num_views, 4, 32, 32, 3), np.uint8)
 
 
-def sampling(expected: Input) -> Sampling:
-    return Sampling.of_network(SimpleNamespace(input=expected))
-
-
 def test_the_published_protocols_are_found(tmp_path: Path) -> None:
-    kinetics = Sampling.of_network(SqueezeTimeConfig())
+    kinetics = Sampling.of_input(input_of(SqueezeTimeConfig()))
     assert kinetics == Sampling()
     assert kinetics.protocol("10x3", 16) == KINETICS_TEST
     assert kinetics.protocol("1x1", 16) == VALIDATION
-    hmdb51 = sampling(find_input(tmp_path / "a.pth", SqueezeTimeConfig(num_classes=51)))
+    hmdb51 = Sampling.of_input(find_input(tmp_path / "a.pth", SqueezeTimeConfig(num_classes=51)))
     assert hmdb51.protocol("2x3", 16) == HMDB51_TEST
-    segments = Sampling.of_network(entry_of("tsm_r18").config).protocol("1x1", 8)
+    segments = Sampling.of_input(entry_of("tsm_r18").input).protocol("1x1", 8)
     assert segments == ViewProtocol(1, 1, 256, 224, num_frames=8, frame_interval=None)
-    assert Sampling.of_network(entry_of("i3d_r18").config).protocol("10x3", 32).crop_size == 256
+    assert Sampling.of_input(entry_of("i3d_r18").input).protocol("10x3", 32).crop_size == 256
 
 
 @pytest.mark.parametrize("step", ["", "checkpoints", "checkpoints/10"])
@@ -54,7 +48,7 @@ def test_a_runs_checkpoint_expects_what_the_run_tested_with(tmp_path: Path, step
     (tmp_path / "config.json").write_text(json.dumps(fields))
     folder = tmp_path / step
     folder.mkdir(parents=True, exist_ok=True)
-    found = sampling(find_input(folder, SqueezeTimeConfig.tiny()))
+    found = Sampling.of_input(find_input(folder, SqueezeTimeConfig.tiny()))
     assert found == Sampling(one_crop_side=72, crop_size=64, frame_interval=None)
     assert found.protocol("2x3", 4).short_side == 64
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from squeezetime_jax.checkpoint.store import read_input
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation.views import PAPER, Sampling, sampling_of
+from squeezetime_jax.evaluation.views import PAPER, Sampling
 from squeezetime_jax.training import config
 
 
@@ -57,7 +58,8 @@ class Choices:
     def set_views(self, fields: ConfigDict, checkpoint: str, *, has_config: bool) -> None:
         """Set the views, once `fields.model` is the checkpoint's."""
         if not has_config:
-            sampling = sampling_of(checkpoint, config.parse_section(fields, "model"))
+            expected = read_input(checkpoint, config.parse_section(fields, "model"))
+            sampling = Sampling.of_input(expected)
             views = self.views or PAPER
         elif self.views in (None, f"{fields.evaluation.num_clips}x{fields.evaluation.num_crops}"):
             return
