@@ -151,8 +151,7 @@ class Run:
 
     def network(self) -> SqueezeTimeConfig:
         """The network that is trained."""
-        fields = self.experiment().model.to_dict()
-        return SqueezeTimeConfig(**{**fields, "bn_group_size": fields["bn_group_size"] or None})
+        return config.parse_section(self.experiment(), "model")
 
     def side(self) -> int:
         """Height and width of a training clip, in pixels."""

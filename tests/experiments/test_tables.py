@@ -17,6 +17,11 @@ import tables
 from paper import TABLES, Table
 from runs import Run, Settings, ordered, run_of, runs_of
 
+from squeezetime_jax import cli, command_line
+from squeezetime_jax.model.counts import Counts
+
+assert cli.main is command_line.main  # importing `cli` registers the subcommands
+
 TABLE = {table.name.split("_")[0].removeprefix("table"): table for table in TABLES}
 ABLATIONS = ["1", "2", "3", "4", "5"]
 
@@ -127,23 +132,44 @@ def test_given_weights_take_the_place_of_the_runs_before() -> None:
     assert [run.name for run in given] == ["hmdb51-paper/as_it_is/seed0-from-k400"]
 
 
+@pytest.fixture
+def one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network has a million parameters, and as many multiply-adds as the released one."""
+    counts = Counts(backbone=900_000, position=0, head=100_000, multiply_adds=5_480_000_000)
+    monkeypatch.setattr("runs._count", lambda network, side: counts)
+
+
 @pytest.mark.parametrize("scale", ["demo", "paper"])
-def test_the_plan_of_all_tables_is_what_the_launcher_takes(
-    scale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_plan_of_all_tables_is_what_the_program_takes(
+    scale: str, one_size: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tables.main(["plan", f"--scale={scale}", f"--workdir={tmp_path}"]) == 0
-    printed = capsys.readouterr().out
-    trained = [
-        shlex.split(line)[3:] for line in printed.splitlines() if "squeezetime_jax train" in line
-    ]
-    found = Settings(scale=scale, seeds=3 if scale == "demo" else 1, workdir=tmp_path)
-    runs = ordered(run for table in TABLES for run in runs_of(table, found))
+    printed = capsys.readouterr().out.splitlines()
+    commands = [shlex.split(line)[3:] for line in printed if "-m squeezetime_jax" in line]
+    for words in commands:
+        command_line.parse(words)
+    trained, evaluated, timed = (
+        [words for words in commands if words[0] == name] for name in ("train", "eval", "bench")
+    )
+    settings = Settings(scale=scale, seeds=3 if scale == "demo" else 1, workdir=tmp_path)
+    runs = ordered(run for table in TABLES for run in runs_of(table, settings))
     folders = [str(tmp_path / scale / run.name) for run in runs]
     assert [launch._option(words, "workdir") for words in trained] == folders
-    assert printed.count("squeezetime_jax eval") == sum(run.training.evaluated for run in runs)
-    assert printed.count("squeezetime_jax bench") == 5  # Tables 6 and 7, four widths of Figure 1
-    assert re.search(r"# together about [\d.e+]+ device-hours .* [\d.]+ GB", printed)
+    measured = [folder for folder, run in zip(folders, runs, strict=True) if run.training.evaluated]
+    assert [launch._option(words, "checkpoint") for words in evaluated] == measured
+    assert len(timed) == 5  # Tables 6 and 7, four widths of Figure 1
+    total = next(line for line in printed if line.startswith("# together about"))
+    assert re.search(rf", {0.024 * len(runs):.3g} GB of checkpoints; 0 runs are done", total)
     assert not list(tmp_path.iterdir())
+
+
+def test_hours_are_those_that_the_config_estimates() -> None:
+    """240 000 videos x 100 epochs at 300 clips a second."""
+    (run,) = runs_of(TABLE["6"], Settings(scale="paper"))
+    assert run.hours() == pytest.approx(240_000 * 100 / 300 / 3600, rel=0.002)
+    assert run.gigabytes() == pytest.approx(3 * 2 * 4 * 29.6e6 / 1e9, rel=0.01)
+    (evaluated,) = runs_of(TABLE["6"], Settings(scale="paper", weights="a.pth"))
+    assert (evaluated.hours(), evaluated.gigabytes()) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +182,7 @@ def test_the_plan_of_all_tables_is_what_the_launcher_takes(
     ],
 )
 def test_runs_start_where_the_launcher_says(
-    place: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: str, word: str, one_size: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["plan", "3", "--scale=paper", f"--workdir={tmp_path}", f"--devices={place}"]
     assert tables.main(words) == 0
@@ -164,7 +190,7 @@ def test_runs_start_where_the_launcher_says(
 
 
 def test_slurm_jobs_of_a_plan_have_names_of_their_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    one_size: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["plan", "3", "2", f"--workdir={tmp_path}", "--devices=slurm --name x"]
     assert tables.main(words) == 0
