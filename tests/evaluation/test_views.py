@@ -24,9 +24,9 @@ SMALL = dataclasses.asdict(SqueezeTimeConfig.tiny())
 del SMALL["name"]
 
 
-def random_views(n: int, num_views: int) -> np.ndarray:
+def random_views(n: int, num_views: int, t: int = 4) -> np.ndarray:
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (n, num_views, 4, 32, 32, 3), np.uint8)
+    return rng.integers(0, 256, (n, num_views, t, 32, 32, 3), np.uint8)
 
 
 def test_the_published_protocols_are_found(tmp_path: Path) -> None:
@@ -91,13 +91,14 @@ def test_scores_are_the_mean_of_the_softmax_not_the_softmax_of_the_mean(model: S
 
 @pytest.mark.parametrize("name", ["tsm_r18", "i3d_r18"])
 def test_any_network_of_the_register_is_scored(name: str) -> None:
-    model = create(name, depth=10, width=8, num_frames=4, num_classes=5)
+    model = create(name, depth=10, width=8, num_frames=8, num_classes=5)
     model.input = dataclasses.replace(INPUT, mean=(10.0, 20.0, 30.0), std=(40.0, 50.0, 60.0))
-    clips = random_views(2, 1)
+    clips = random_views(2, 1, t=8)
     pixels = (jnp.asarray(clips[:, 0], float) - jnp.array([10, 20, 30])) / jnp.array([40, 50, 60])
     logits, maps = nnx.jit(lambda model, pixels: (model(pixels), model.features(pixels)))(
         model, pixels
     )
+    assert np.isfinite(logits).all()
     scorer = Scorer(model)
     np.testing.assert_allclose(scorer.scores(clips), jax.nn.softmax(logits), atol=1e-5)
     pooled = maps.reshape(2, -1, maps.shape[-1]).mean(axis=1)
