@@ -202,8 +202,8 @@ TASK = Localization
 class TestVideos(TestSet):
     """The test videos, one record each: a host reads and scores one after the other.
 
-    A window is not a record, because overlapping windows share their clips: of THUMOS14's 3485
-    test windows, as records, each would go through the backbone whole.
+    A window is not a record, because overlapping windows share their clips: THUMOS14's 3485 test
+    windows have 67 998 distinct clips, where records of windows would compute 111 520.
 
     Args:
       experiment: the run.
