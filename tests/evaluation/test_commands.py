@@ -189,6 +189,7 @@ def test_eval_from_a_list(
     checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["eval", "--videos", videos / "test.txt", "--checkpoint", checkpoint]
+    words += ["--batch-size", 4]
     picture, scores = tmp_path / "confusion.svg", tmp_path / "scores.npz"
     assert run(*words, "--views", "1x1", "--json", "--save", picture, "--scores", scores) == 0
     result = json.loads(capsys.readouterr().out)
@@ -257,7 +258,7 @@ def test_mistakes_of_an_evaluation(
     (tmp_path / "broken.txt").write_text("broken.mp4 0\n")
     places = {"empty": tmp_path / "empty", "broken": tmp_path / "broken.txt"}
     words = [word.format(**places) for word in words]
-    status = run("eval", "--checkpoint", checkpoint, *words)
+    status = run("eval", "--checkpoint", checkpoint, *ONE_VIEW, "--batch-size", 2, *words)
     assert status == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("squeezetime eval: ")
