@@ -18,7 +18,7 @@ from squeezetime_jax.evaluation import inputs
 from squeezetime_jax.evaluation.labels import class_names
 from squeezetime_jax.evaluation.predict import Choices, read_ahead
 from squeezetime_jax.export import formats
-from squeezetime_jax.export.check import Check, check, reference
+from squeezetime_jax.export.check import Check, compare, reference
 from squeezetime_jax.export.manifest import Clips, manifest_path
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import ExportReport, check_arguments, export, spread
@@ -156,18 +156,18 @@ def _test_videos(request: Request) -> Source:
 def _test(model: Any, path: Path, source: Source, protocol: ViewProtocol) -> Check:
     """Score every video with both, one view each."""
     network, file = reference(model), open_runtime(path)
-    total = Check()
+    rows = []
     with progress_bar("testing", len(source)) as progress:
         videos = TestVideos(source, protocol, source.num_classes)
         batches = ordered_batches(videos.read, videos.blank(), len(videos), batch_size=_TEST_BATCH)
         for batch in batches:
             clips, labels = (np.asarray(batch[key])[batch["mask"]] for key in ("clips", "labels"))
-            if len(clips):
-                total += check(network, file, clips[:, 0], labels)
+            if len(labels):
+                rows.append((network(clips[:, 0]), file(clips[:, 0]), labels))
             progress(len(labels))
     if batches.unreadable:
         raise unreadable_error(batches.unreadable)
-    return total
+    return compare(*map(np.concatenate, zip(*rows, strict=True)))
 
 
 def _summary(report: ExportReport) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Int
 
 import squeezetime_jax
+from squeezetime_jax.checkpoint.input import input_of
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.export import FORMATS, formats
-from squeezetime_jax.export.check import Check, check, reference
+from squeezetime_jax.export.check import Check, compare, reference
 from squeezetime_jax.export.formats import Format
 from squeezetime_jax.export.manifest import Clips, Manifest, manifest_path, write_manifest
 from squeezetime_jax.export.runtime import open_runtime
@@ -71,7 +72,7 @@ def export(
       path: where to, with the format's suffix; nothing may be there.
       format: one of `squeezetime_jax.export.FORMATS`.
       dtype: type that the file computes in, one of the format's.
-      height: of the clips, in pixels; None: the side that the network was published with.
+      height: of the clips, in pixels; None: the side that the network expects.
       width: of the clips, in pixels; likewise.
       uint8: whether clips enter as 0..255 and are normalised inside.
       calibration: RGB clips, 0..255; int8 takes the ranges of activations from them.
@@ -85,8 +86,8 @@ def export(
     """
     path = Path(path)
     kind = check_arguments(format, dtype, path, calibrated=calibration is not None)
-    pixels = registry.entry_of(model).input
-    height, width = height or pixels.crop_side, width or pixels.crop_side
+    expected = input_of(model)
+    height, width = height or expected.crop_side, width or expected.crop_side
     _check_network(model, kind, height, width)
     kind.require()
     manifest = Manifest(
@@ -101,8 +102,8 @@ def export(
         short_side=short_side,
         frame_interval=frame_interval,
         labels=labels,
-        mean=pixels.mean,
-        std=pixels.std,
+        mean=expected.mean,
+        std=expected.std,
         network=registry.to_json(model.config),
         version=squeezetime_jax.__version__,
     )
@@ -123,7 +124,7 @@ def export(
             ) from error
         write_manifest(file, manifest)
         runtime = open_runtime(file)
-        result = check(reference(model), runtime, clips)
+        result = compare(reference(model)(clips), runtime(clips))
         milliseconds = runtime.milliseconds(clips[:1])
         is_exact = dtype == "float32" and model.config.dtype != "bfloat16"
         if not np.isfinite(result.max_difference) or (is_exact and result.relative > _TOLERANCE):

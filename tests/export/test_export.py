@@ -20,7 +20,7 @@ from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.export import write as exporting
-from squeezetime_jax.export.check import Check, check, reference
+from squeezetime_jax.export.check import Check, compare, reference
 from squeezetime_jax.export.manifest import Manifest, manifest_path, read_manifest
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import ExportReport, export
@@ -126,7 +126,8 @@ def test_every_kind_of_network_is_written_as_onnx(tmp_path: Path, changes: dict)
     report = write(model, tmp_path, "onnx", height=64, width=40)
     assert report.check.relative < 2e-6
     examples = clips(2, 64, 40, model.config.num_frames)
-    assert check(reference(model), open_runtime(report.path), examples).relative < 2e-6
+    result = compare(reference(model)(examples), open_runtime(report.path)(examples))
+    assert result.relative < 2e-6
 
 
 PEER = {"depth": 10, "width": 8, "num_frames": 2, "num_classes": 5}
@@ -154,6 +155,26 @@ def test_other_networks_are_written_too(tmp_path: Path, format: str, dtype: str)
     found = open_runtime(report.path)(examples)
     assert np.abs(found - expected).max() < TOLERANCE[dtype] * largest
     assert np.abs(expected[0] - expected[1]).max() > TOLERANCE[dtype] * largest
+
+
+@needs("stablehlo")
+@pytest.mark.parametrize("uint8", [False, True])
+def test_the_normalisation_is_the_checkpoints_own(tmp_path: Path, uint8: bool) -> None:
+    model = network()
+    model.input = dataclasses.replace(
+        registry.entry_of(model).input, crop_side=SIDE, mean=(10.0, 20.0, 30.0), std=(9.0, 8.0, 7.0)
+    )
+    report = write(model, tmp_path, "stablehlo", height=None, width=None, uint8=uint8)
+    assert (report.manifest.height, report.manifest.width) == (SIDE, SIDE)
+    assert read_manifest(report.path).mean == (10.0, 20.0, 30.0)
+    assert report.check.relative < 2e-6
+    examples = clips()
+    by_hand = ((examples - np.array([10, 20, 30])) / np.array([9, 8, 7])).astype(np.float32)
+    expected = np.asarray(model(jax.numpy.asarray(by_hand)))
+    largest = np.abs(expected).max()
+    assert np.abs(open_runtime(report.path)(examples) - expected).max() < 1e-5 * largest
+    by_default = np.asarray(model(normalise(jax.numpy.asarray(examples))))
+    assert np.abs(by_default - expected).max() > 1e-2 * largest
 
 
 @pytest.mark.usefixtures("nothing_installed")
@@ -239,7 +260,7 @@ def test_nothing_is_overwritten_and_nothing_left_half(
 ) -> None:
     wrong = Check(num_clips=2, num_agreeing=2, max_difference=1e-3, max_logit=1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "check", lambda *_: wrong)
+        patch.setattr(exporting, "compare", lambda *_: wrong)
         with pytest.raises(UserError, match="not written: its logits differ"):
             write(model, tmp_path, "onnx")
     assert list(tmp_path.iterdir()) == []
@@ -322,11 +343,13 @@ def test_a_damaged_manifest_is_told_in_one_line(
         read_manifest(tmp_path / "net.onnx")
 
 
-def test_checks_add_up() -> None:
-    total = Check(2, 1, 0.5, 3.0, 1, 2) + Check(3, 3, 0.1, 4.0, 2, 3)
-    assert total == Check(5, 4, 0.5, 4.0, 3, 5)
-    assert (total.agreement, total.relative) == (0.8, 0.125)
-    assert np.isnan((Check() + Check(1, 1, float("nan"), 1.0)).max_difference)
+def test_logits_are_compared() -> None:
+    expected = np.array([[1.0, -4.0], [2.0, 3.0], [0.5, 0.0]], np.float32)
+    found = np.array([[1.0, -3.5], [2.0, 1.0], [0.5, 0.0]], np.float32)
+    result = compare(expected, found, np.array([1, 1, 0]))
+    assert result == Check(3, 2, 2.0, 4.0, num_right=1, num_right_network=2)
+    assert (result.agreement, result.relative) == (pytest.approx(2 / 3), 0.5)
+    assert np.isnan(compare(expected, found * np.nan).max_difference)
 
 
 @pytest.fixture(scope="module")
