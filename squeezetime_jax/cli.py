@@ -190,7 +190,12 @@ def _configs(args: argparse.Namespace) -> None:
         nargs=2,
         metavar=("H", "W"),
     ),
-    arg("--seconds SECONDS", "time spent on each measurement", type=number(float, 0.01), default=3),
+    arg(
+        "--seconds SECONDS",
+        "time spent on each measurement",
+        type=number(float, 0.01),
+        default=3.0,
+    ),
     _JSON,
     _save("draw the time of a clip by network and runtime"),
 )

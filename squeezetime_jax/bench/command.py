@@ -212,7 +212,7 @@ def _table(found: dict[str, Any]) -> Table:
             f"{row['runtime']} {row['dtype']}",
             row["device"],
             f"{row['parameters'] / 1e6:.1f} M",
-            f"{row['multiply_adds'] / 1e9:.2f} G" if row["multiply_adds"] else "",
+            f"{row['multiply_adds'] / 1e9:.2f} G",
             f"{row['milliseconds']:.1f}",
             f"{low:.1f}-{high:.1f}",
             f"{row['clips_per_second']:.1f}",

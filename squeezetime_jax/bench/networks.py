@@ -12,8 +12,8 @@ from flax import nnx
 from rich.table import Table
 
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.model import counts
 from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
-from squeezetime_jax.model.counts import count
 from squeezetime_jax.peers import registry
 
 DEFAULT = ("squeezetime", "squeezetime:width=0.5", "squeezetime:num_frames=4")
@@ -128,14 +128,9 @@ def _abstract(config: NetworkConfig) -> Any:
     return model
 
 
-def multiply_adds(config: NetworkConfig, height: int, width: int) -> int | None:
-    """Multiply-adds of a clip; None where they are neither counted nor published."""
-    if isinstance(config, SqueezeTimeConfig):
-        backbone = count(config, height, width).multiply_adds
-        return backbone + config.feature_channels * config.num_classes
-    entry = registry.entry_of(config)
-    is_published = config == entry.config and (height, width) == published_size(config)
-    return entry.published.multiply_adds if is_published else None
+def multiply_adds(config: NetworkConfig, height: int, width: int) -> int:
+    """Multiply-adds of a clip, with the classifier."""
+    return counts.multiply_adds(_abstract(config), (config.num_frames, height, width))
 
 
 def published_top1(config: NetworkConfig) -> float | None:
@@ -159,13 +154,13 @@ def counts_table(height: int = 224, width: int = 224) -> Table:
     for column in ("parameters", "of which position", "paper", "multiply-adds", "paper"):
         table.add_column(column, justify="right")
     for row in PAPER:
-        counts = count(SqueezeTimeConfig(**row.changes), height, width)
+        cost = counts.count(SqueezeTimeConfig(**row.changes), height, width)
         table.add_row(
             row.title,
-            f"{counts.backbone:,}",
-            f"{counts.position:,}",
+            f"{cost.backbone:,}",
+            f"{cost.position:,}",
             f"{row.parameters} M" if row.parameters else "",
-            f"{counts.multiply_adds:,}",
+            f"{cost.multiply_adds:,}",
             f"{row.multiply_adds} G" if row.multiply_adds else "",
         )
     return table

@@ -114,13 +114,10 @@ def export(
     with _all_or_nothing(path, kind) as file:
         try:
             kind.write(model, file, manifest, calibration if dtype == "int8" else None)
-        except (
-            Exception
-        ) as error:  # each converter raises its own kinds over what it cannot convert
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        except Exception as error:  # converters raise any kind
             raise UserError(
-                f"format {format}: cannot hold {model.config.name} in {dtype}: {reason}; try"
-                " another dtype or format"
+                f"format {format}: cannot hold {model.config.name} in {dtype}:"
+                f" {formats.first_line(error)}; try another dtype or format"
             ) from error
         write_manifest(file, manifest)
         runtime = open_runtime(file)
