@@ -20,7 +20,7 @@ def get_config(variant="released"):
     """The experiment."""
     experiment.check_variant(variant, "released")
     config = experiment.read([f"--config={experiment.shipped_configs()['demo']}"])
-    config.epochs = 5
+    config.model.gate_init = "released"
     config.data.motion.update(num_test=800, difficulty=0.3)
     # Once, at the end: nothing is chosen by the test videos.
     config.evaluation.every_epochs = 0.0

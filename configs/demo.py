@@ -20,7 +20,7 @@ def get_config(variant="released"):
     config = experiment.default()
     side = 40
 
-    config.epochs = 10
+    config.epochs = 5
     config.batch_size = 32
     config.data.train = "motion"
     config.data.motion.update(num_train=2048, num_test=400, size=side, difficulty=0.2)
@@ -37,6 +37,7 @@ def get_config(variant="released"):
     config.model.position_grids = (10, 5, 2, 1)
     config.model.dropout = 0.2
     config.model.bn_group_size = 32
+    config.model.gate_init = "zero"
 
     config.optimizer.learning_rate = 0.1
     config.optimizer.base_batch_size = 32

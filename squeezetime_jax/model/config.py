@@ -94,6 +94,8 @@ class SqueezeTimeConfig(NetworkConfig):
         "tfc" or "ioi" (one of its branches, Table 1), or "conv3x3" (a plain convolution, Table 1).
       temporal_focus: whether the temporal focus convolutions are weighted at all (Tables 2 and 3).
       position_encoding: whether IOI adds its position encoding (Table 2).
+      gate_init: how the last kernel of the weight computation starts: "released" (He-normal), or
+        "zero": every weight is 0.5 at first, which trains better from scratch.
 
     Raises:
       ValueError: a field has an invalid value.
@@ -109,6 +111,7 @@ class SqueezeTimeConfig(NetworkConfig):
     branches: Literal["both", "tfc", "ioi", "conv3x3"] = "both"
     temporal_focus: bool = True
     position_encoding: bool = True
+    gate_init: Literal["released", "zero"] = "released"
 
     def _checks(self) -> list[tuple[str, bool, str]]:
         return [
@@ -117,6 +120,7 @@ class SqueezeTimeConfig(NetworkConfig):
             _choice(self, "depth", *BLOCKS),
             _choice(self, "pooling", "average", "max"),
             _choice(self, "branches", "both", "tfc", "ioi", "conv3x3"),
+            _choice(self, "gate_init", "released", "zero"),
             ("width", self.width > 0 and self.planes[0] >= 1, "at least 1/64"),
             ("strides", _are_four(self.strides, (1, 2)), "four strides of 1 or 2"),
             ("position_grids", _are_four(self.position_grids), "four side lengths of at least 1"),

@@ -30,7 +30,7 @@ class WeightComputation(nnx.Module):
         shape, std = (num_features, num_features), math.sqrt(2 / num_features)
         self.reduce = normal_param(shape, std, config)
         self.norm = BatchNorm(num_features, config)
-        self.expand = normal_param(shape, std, config)
+        self.expand = normal_param(shape, 0.0 if config.gate_init == "zero" else std, config)
         self.pooling = config.pooling
         self.dtype = config.compute_dtype
 

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig
+from squeezetime_jax.model.ctl import WeightComputation
 from squeezetime_jax.model.squeezetime import squeeze
 
 TINY = SqueezeTimeConfig.tiny()
@@ -103,6 +104,23 @@ def test_every_ablation_computes_something_of_its_own(changes: dict) -> None:
     ablated = score(clips, dataclasses.replace(TINY, **changes))
     assert np.isfinite(ablated).all()
     assert np.abs(ablated - score(clips)).max() > 1e-4
+
+
+def test_gates_that_start_at_zero_weigh_every_channel_by_a_half() -> None:
+    released, zero = network(), network(dataclasses.replace(TINY, gate_init="zero"))
+    weights = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state((released, zero), nnx.Param)))
+    differing = [
+        path
+        for (path, a), (_, b) in zip(
+            *(jax.tree.leaves_with_path(weights[i]) for i in (0, 1)), strict=True
+        )
+        if not np.array_equal(a, b)
+    ]
+    assert {str(path[-1]) for path in differing} == {"['expand']"}
+    modules = [m for _, m in nnx.iter_modules(zero) if isinstance(m, WeightComputation)]
+    assert len(modules) == len(differing) == 8
+    maps = draw_clips(3, 1, 8, 8)[:, 0, :, :, :1] * np.ones(modules[0].reduce.shape[0])
+    np.testing.assert_array_equal(modules[0](maps), 0.5)
 
 
 def test_the_order_of_the_frames_matters() -> None:
