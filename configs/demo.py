@@ -20,7 +20,7 @@ def get_config(variant="released"):
     config = experiment.default()
     side = 40
 
-    config.epochs = 5
+    config.epochs = 6
     config.batch_size = 32
     config.data.train = "motion"
     config.data.motion.update(num_train=2048, num_test=400, size=side, difficulty=0.2)
@@ -48,7 +48,7 @@ def get_config(variant="released"):
     # spent on the way back.
     config.optimizer.clip_norm = 1.0
 
-    config.evaluation.every_epochs = 5.0
+    config.evaluation.every_epochs = 3.0
     config.evaluation.short_side = config.evaluation.crop_size = side
     config.evaluation.batch_size = 50
     config.run.save_epochs = 2.0

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from squeezetime_jax.checkpoint import mindspore_file
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.inert_pickle import Inert
 from squeezetime_jax.checkpoint.input import INPUT, input_of
@@ -127,6 +128,25 @@ def from_torch_file(
             changes={**known, **changes},
         )
     report.left_out.update(left_out)
+    return model, report
+
+
+def from_mindspore_file(
+    path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
+) -> tuple[SqueezeTime, Report]:
+    """Build SqueezeTime from a MindSpore checkpoint; arguments as for `from_state_dict`.
+
+    Returns:
+      The network in evaluation mode, and what became of every entry.
+
+    Raises:
+      CheckpointError: the file cannot be read, or an entry is not accounted for.
+    """
+    tensors, left_out = mindspore_file.read_weights(path)
+    model, report = convert(
+        tensors, np.asarray, os.fspath(path), kind=RECOGNISER, allow=allow, changes=changes
+    )
+    report.left_out.update(dict.fromkeys(left_out, "not a weight"))
     return model, report
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from squeezetime_jax.checkpoint.archive import CheckpointError
+from squeezetime_jax.checkpoint.mindspore_file import is_mindspore_file
 from squeezetime_jax.checkpoint.torch_file import TorchFile
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.peers.entry import Input
@@ -41,6 +42,8 @@ def input_of_file(path: str | os.PathLike[str]) -> Input | None:
     Raises:
       CheckpointError: the file cannot be read.
     """
+    if is_mindspore_file(path):
+        return None
     with TorchFile(path) as file:
         meta = file.contents.get("meta") if isinstance(file.contents, dict) else None
     try:

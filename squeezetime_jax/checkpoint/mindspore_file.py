@@ -28,6 +28,8 @@ import numpy as np
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.files import whole
 
+SUFFIX = ".ckpt"
+
 _DTYPES = {
     "Float16": np.dtype(np.float16),
     "Float32": np.dtype(np.float32),
@@ -148,6 +150,15 @@ class MindSporeFile:
         if found != expected:
             raise _DamagedError(f"its checksum is {found:08x}, expected {expected:08x}")
         return end
+
+
+def is_mindspore_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is to be read as a MindSpore checkpoint: a `.ckpt` that is no zip archive."""
+    try:
+        with open(path, "rb") as file:
+            return os.fspath(path).endswith(SUFFIX) and file.read(2) != b"PK"
+    except OSError:
+        return False  # whoever opens it says why
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -21,6 +21,7 @@ from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.convert import (
     announce,
     convert,
+    from_mindspore_file,
     from_torch_file,
     to_state_dict,
     to_torch_file,
@@ -31,6 +32,8 @@ from squeezetime_jax.checkpoint.input import (
     input_of,
     input_of_file,
 )
+from squeezetime_jax.checkpoint.mindspore_file import SUFFIX as MINDSPORE_SUFFIX
+from squeezetime_jax.checkpoint.mindspore_file import is_mindspore_file, write_weights
 from squeezetime_jax.checkpoint.report import Report
 from squeezetime_jax.checkpoint.torch_file import TorchFile
 from squeezetime_jax.model.abstract import flat_leaves
@@ -78,8 +81,8 @@ def load(path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **cha
 
     Args:
       path: a released `.pth` (zip format; weights bare or under `state_dict` or `model`; names with
-        the prefixes `backbone.net.`, `module.` or none), a checkpoint directory, one step of it,
-        or a training run's working directory (its newest step).
+        the prefixes `backbone.net.`, `module.` or none) or MindSpore `.ckpt`, a checkpoint
+        directory, one step of it, or a training run's working directory (its newest step).
       allow: regular expressions, searched for in names; what is missing, unexpected or mismatched
         is allowed where one matches.
       **changes: fields of the network's configuration to have otherwise than the file; the weights
@@ -104,7 +107,8 @@ def load_with_report(
     """As `load`, and what became of every entry; nothing is logged."""
     model: Any  # with its input
     if not epath.Path(path).is_dir() or _is_unpacked(epath.Path(path)):
-        model, report = from_torch_file(path, allow=allow, **changes)
+        read = from_mindspore_file if is_mindspore_file(path) else from_torch_file
+        model, report = read(path, allow=allow, **changes)
         model.input = read_input(path, model.config)
         return model, report
     step = find_step(path)
@@ -318,6 +322,8 @@ def read_labels(path: str | os.PathLike[str]) -> list[str] | None:
     """
     if epath.Path(path).is_dir():
         return read_meta(path).labels
+    if is_mindspore_file(path):
+        return None
     with TorchFile(path) as file:
         contents = file.contents
     for key in ("meta", "dataset_meta", "classes"):  # where mmengine keeps them
@@ -368,11 +374,12 @@ def convert_checkpoint(
     allow: str | Iterable[str] = (),
     **changes: Any,
 ) -> Report:
-    """Convert weights between PyTorch's format and ours, in either direction.
+    """Convert weights between PyTorch's format, MindSpore's and ours, in any direction.
 
     Args:
       source: anything that `load` takes.
-      target: a file ending in .pth or .pt, or else a directory for our own format.
+      target: a file ending in .pth or .pt (PyTorch) or .ckpt (MindSpore), or else a directory for
+        our own format.
       allow: as for `load`.
       **changes: as for `load`.
 
@@ -388,6 +395,13 @@ def convert_checkpoint(
         labels = None  # the head is a new one
     if os.fspath(target).endswith(_TORCH_SUFFIXES):
         to_torch_file(target, model, labels=labels)
+    elif os.fspath(target).endswith(MINDSPORE_SUFFIX):
+        if not isinstance(model.config, SqueezeTimeConfig):
+            raise CheckpointError(
+                f"{target}: MindSpore's format is written for squeezetime only, got"
+                f" {model.config.name}; give a directory"
+            )
+        write_weights(target, to_state_dict(model))
     else:
         save_model(target, model, labels=labels)
     return report

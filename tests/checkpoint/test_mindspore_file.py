@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import squeezetime_jax as st
 from squeezetime_jax.checkpoint.archive import CheckpointError
+from squeezetime_jax.checkpoint.convert import to_state_dict
 from squeezetime_jax.checkpoint.mindspore_file import MindSporeFile, read_weights, write_weights
+from squeezetime_jax.checkpoint.store import convert_checkpoint, save_model
+
+TINY = {"depth": 10, "width": 0.125, "num_frames": 4, "num_classes": 8}
 
 
 def varint(number: int) -> bytes:
@@ -142,6 +147,37 @@ def test_names_become_the_pytorch_releases(tmp_path: Path) -> None:
     weights, left_out = read_weights(path)
     assert list(weights) == list(names.values())
     assert left_out == others
+
+
+def test_a_network_goes_through_the_format_unchanged(tmp_path: Path) -> None:
+    save_model(tmp_path / "net", st.create("squeezetime", **TINY))
+    convert_checkpoint(tmp_path / "net", tmp_path / "net.ckpt")
+    weights, left_out = read_weights(tmp_path / "net.ckpt")
+    assert not left_out
+    assert "backbone.net.bn1.running_var" in weights
+    there, back = (to_state_dict(st.load(tmp_path / name)) for name in ("net", "net.ckpt"))
+    assert there.keys() == back.keys()
+    for name, values in there.items():
+        np.testing.assert_array_equal(back[name], values)
+
+
+def test_another_network_has_no_such_format(tmp_path: Path) -> None:
+    save_model(tmp_path / "net", st.create("x3d_xs", num_classes=2))
+    with pytest.raises(CheckpointError, match="squeezetime only, got x3d_xs"):
+        convert_checkpoint(tmp_path / "net", tmp_path / "net.ckpt")
+    assert not (tmp_path / "net.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_logits_are_mindspores(reference: Callable[[str], Path], name: str) -> None:
+    facts = json.loads(reference("mindspore/tiny.json").read_text())["inputs"][name]
+    expected = np.load(reference("mindspore/tiny.npz"))[f"logits.{name}"]
+    rng = np.random.default_rng(facts["seed"])
+    clips = rng.standard_normal(facts["input_shape"]).astype(np.float32)
+    model = st.load(reference("mindspore/tiny.ckpt"))
+    logits = np.asarray(model(clips.transpose(0, 2, 3, 4, 1)))
+    # 1.4e-6 is what MindSpore 2.7.1 itself differs from PyTorch by at most.
+    assert np.abs(logits - expected).max() < 3e-6 * np.abs(expected).max()
 
 
 def test_written_files_are_mindspores_to_the_byte(
