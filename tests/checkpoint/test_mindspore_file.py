@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -175,7 +176,7 @@ def test_logits_are_mindspores(reference: Callable[[str], Path], name: str) -> N
     rng = np.random.default_rng(facts["seed"])
     clips = rng.standard_normal(facts["input_shape"]).astype(np.float32)
     model = st.load(reference("mindspore/tiny.ckpt"))
-    logits = np.asarray(model(clips.transpose(0, 2, 3, 4, 1)))
+    logits = np.asarray(model(jnp.asarray(clips.transpose(0, 2, 3, 4, 1))))
     # 1.4e-6 is what MindSpore 2.7.1 itself differs from PyTorch by at most.
     assert np.abs(logits - expected).max() < 3e-6 * np.abs(expected).max()
 
