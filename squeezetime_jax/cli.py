@@ -54,6 +54,7 @@ def _demo(args: argparse.Namespace) -> int:
         action="append",
         default=[],
     ),
+    arg("--network NAME", "the network, if the weights fit several"),
     arg("--num-classes N", "new head with N classes", type=_POSITIVE),
     arg("--num-frames N", "resample the stem for N frames", type=_POSITIVE),
 )
@@ -64,8 +65,12 @@ def _convert(args: argparse.Namespace) -> None:
     convert = convert_checkpoint
     if detector.holds_detector(args.source):
         convert = detector.convert_checkpoint
-    changes = {"num_classes": args.num_classes, "num_frames": args.num_frames}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    options = {
+        "name": args.network,
+        "num_classes": args.num_classes,
+        "num_frames": args.num_frames,
+    }
+    changes = {name: value for name, value in options.items() if value is not None}
     print(convert(args.source, args.target, allow=args.allow, **changes))
     print(f"wrote {args.target}")
 

@@ -14,9 +14,10 @@ def count(number: int, noun: str) -> str:
 
     Args:
       number: how many.
-      noun: in the singular, with a plural in s.
+      noun: in the singular.
     """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{ending}"
 
 
 def check_fields(values: object, *checks: tuple[str, bool, str], section: str = "") -> None:

@@ -1,4 +1,4 @@
-"""An untrusted zip archive: told for what it is, its sizes checked, its entries read one by one.
+"""An untrusted zip archive: its kind recognised, its sizes checked, its entries read one by one.
 
 Only stored (not compressed) entries are taken, as PyTorch writes them; so all of them together
 are no larger than the file, and memory is bounded by its size.
@@ -44,7 +44,7 @@ class Archive:
 
     Raises:
       CheckpointError: the path is no zip archive, or one that is truncated, encrypted,
-        compressed or claims more than it holds.
+        compressed or claims more than it contains.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -74,11 +74,11 @@ class Archive:
         try:
             with self._zip.open(info) as entry:
                 for start in range(0, info.file_size, CHUNK):
-                    wanted = min(CHUNK, info.file_size - start)
-                    part = entry.read(wanted)
-                    if len(part) != wanted:
+                    size = min(CHUNK, info.file_size - start)
+                    part = entry.read(size)
+                    if len(part) != size:
                         raise EOFError("bytes are missing")
-                    whole[start : start + wanted] = np.frombuffer(part, np.uint8)
+                    whole[start : start + size] = np.frombuffer(part, np.uint8)
         except _ZIP_ERRORS as error:
             raise CheckpointError(
                 f"{self.path}: damaged: the entry {name[:80]!r} cannot be read "
@@ -105,8 +105,8 @@ class Archive:
                 )
             if info.compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(
-                    f"{self.path}: re-zipped: {info.filename[:80]!r} is compressed, wanted stored; "
-                    "unpack it and pack it with `zip -0 -r`, or download the file anew"
+                    f"{self.path}: re-zipped: {info.filename[:80]!r} is compressed, expected "
+                    "stored; unpack it and pack it with `zip -0 -r`, or download the file anew"
                 )
         claimed = sum(info.file_size + _MIN_HEADER for info in infos)
         if claimed > self.size or any(info.file_size != info.compress_size for info in infos):
@@ -130,18 +130,20 @@ class _CautiousFile(io.FileIO):
         self.size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        wanted = self.size - self.tell() if size is None or size < 0 else size
-        if wanted > _MAX_READ:
-            raise zipfile.BadZipFile(f"it claims {wanted:,} bytes")
+        requested = self.size - self.tell() if size is None or size < 0 else size
+        if requested > _MAX_READ:
+            raise zipfile.BadZipFile(f"it claims {requested:,} bytes")
         return super().read(size) or b""
 
 
 def _open(path: str) -> _CautiousFile:
-    """Open what looks like a zip archive; anything else is told for what it is."""
+    """Open a zip archive; for any other file, an error says what it is."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise CheckpointError(f"{path}: a directory, wanted a file; {_directory_advice(path)}")
+            raise CheckpointError(
+                f"{path}: a directory, expected a file; {_directory_advice(path)}"
+            )
         if not stat.S_ISREG(mode):
             raise CheckpointError(f"{path}: a device or pipe; give the path of a .pth file")
         file = _CautiousFile(path)
@@ -175,17 +177,19 @@ def _what_it_is(head: bytes) -> str:
         return "a Git LFS pointer, not weights; fetch the file itself with `git lfs pull`"
     if head[257:262] == b"ustar" or head[2:13] == b"\x8a\nl\xfc\x9cF\xf9 j\xa8P":
         return (
-            "PyTorch's legacy format (before 1.6), wanted the zip format; if you trust it, load "
+            "PyTorch's legacy format (before 1.6), expected the zip format; if you trust it, load "
             "and save it again with a later PyTorch"
         )
     if head[6:9] == b"\0\0{":
         return "a safetensors file; read it with `safetensors`, give the arrays to from_state_dict"
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"(\xb5/\xfd")):
-        return "a compressed file, wanted a .pth; unpack it first"
+        return "a compressed file, expected a .pth; unpack it first"
+    if head[4:8] == b"TFL3":
+        return "an exported LiteRT (TFLite) model, expected weights; `squeezetime predict` reads it"
     if head.startswith(b"PK\5\6"):
         return "an empty zip archive; download or save it again"
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return "a bare pickle, wanted PyTorch's zip format; save its arrays with torch.save"
+        return "a bare pickle, expected PyTorch's zip format; save its arrays with torch.save"
     return f"not a PyTorch file: it starts with {head[:8]!r}; give a .pth in the zip format"
 
 

@@ -1,12 +1,12 @@
 """Reads a pickle as data: nothing it names is imported, nothing it asks for is called.
 
-`pickle.Unpickler` is no base for this: it sets memory aside for whatever sizes the pickle
-declares, and builds what the pickle says. Here the standard library's `pickletools.genops` takes
-the bytes apart (an argument is never longer than the bytes that are there) and a small stack
-machine puts together `dict`, `list`, `tuple`, numbers, text, and `Inert` for everything else.
+`pickle.Unpickler` is not suitable: it allocates whatever sizes the pickle declares, and builds what
+the pickle says. Here the standard library's `pickletools.genops` splits the bytes (an argument is
+never longer than the bytes present) and a small stack machine builds `dict`, `list`, `tuple`,
+numbers, text, and `Inert` for everything else.
 
-Every action costs no more than the values it takes off the stack, no value is ever walked, hashed
-or compared in depth, and the number of opcodes is bounded; so time and memory are, too.
+Every action costs no more than the values it takes off the stack, no value is ever traversed,
+hashed or compared in depth, and the number of opcodes is bounded; so time and memory are, too.
 """
 
 import pickletools
@@ -21,7 +21,7 @@ _MAX_MEMO_INDEX = 2**32
 
 
 class PickleError(ValueError):
-    """The bytes are no pickle that this machine can follow."""
+    """The bytes are not a pickle that this machine can follow."""
 
 
 @dataclass(frozen=True, slots=True)

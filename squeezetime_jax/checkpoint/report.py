@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from squeezetime_jax.checkpoint.archive import CheckpointError
+from squeezetime_jax.errors import count
+from squeezetime_jax.model.config import SqueezeTimeConfig
 
 _SHOWN = 4  # names a list prints before it says how many more there are
 
@@ -50,15 +52,17 @@ class Report:
                 found.append(f"{len(names)} {kind} ({shown}{', ...' if len(names) > 3 else ''})")
         if found:
             hint = "allow them by pattern (allow=..., --allow PATTERN)"
-            if any(name.startswith("cls_head.") for name in self.missing):
+            if any("head." in name for name in self.missing):
                 hint = "give num_classes for a new head, or " + hint
             raise CheckpointError(f"{self.source}: {', '.join(found)}; {hint}")
 
     def __str__(self) -> str:
         config = self.config
+        network = f"{config.name}, {count(config.num_frames, 'frame')}"
+        if isinstance(config, SqueezeTimeConfig):
+            network += f", {config.depth} layers, width {config.width:g}, strides {config.strides}"
         lines = [
-            f"{self.source}: {config.depth} layers, width {config.width:g}, {config.num_frames} "
-            f"frames, {config.num_classes} classes, strides {config.strides}",
+            f"{self.source}: {network}, {count(config.num_classes, 'class')}",
             f"  used        {len(self.used):5d}",
         ]
         for kind, entries in (("left out", self.left_out), ("adapted", self.adapted)):

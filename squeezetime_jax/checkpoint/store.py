@@ -1,4 +1,4 @@
-"""Our own checkpoints, written by Orbax, and the one door for every kind of weights: `load`.
+"""Our own checkpoints, written by Orbax, and the one entry for every kind of weights: `load`.
 
 A checkpoint directory holds numbered steps, and a step holds items side by side, so that each can
 be restored without the others: `params` and `batch_stats` (nested dictionaries as
@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import jax
@@ -37,7 +37,7 @@ from squeezetime_jax.checkpoint.mindspore_file import is_mindspore_file, write_w
 from squeezetime_jax.checkpoint.report import Report
 from squeezetime_jax.checkpoint.torch_file import TorchFile
 from squeezetime_jax.model.abstract import flat_leaves
-from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
+from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.peers import registry
 from squeezetime_jax.peers.entry import Input
 
@@ -47,11 +47,23 @@ WEIGHTS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}  # item -> what it
 CHECKPOINTS = "checkpoints"  # the folder of a training run's working directory
 RECOGNITION = "recognition"  # the task of a checkpoint that names none
 _TORCH_SUFFIXES = (".pth", ".pt")
+# What a directory is hardly meant to be called.
+_OTHER_SUFFIXES = (
+    ".bin",
+    ".h5",
+    ".json",
+    ".npz",
+    ".onnx",
+    ".pkl",
+    ".safetensors",
+    ".tflite",
+    ".txt",
+)
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What a checkpoint says of itself.
+    """What a checkpoint says about itself.
 
     Attributes:
       config: the network's configuration, or its backbone's.
@@ -70,7 +82,11 @@ class Meta:
     def to_json(self) -> dict[str, Any]:
         """The `meta` item."""
         of_task = {"task": self.task, "settings": dict(self.settings)}
-        mine: dict[str, Any] = {"config": registry.to_json(self.config), "labels": self.labels}
+        mine: dict[str, Any] = {
+            "network": self.config.name,
+            "config": registry.to_json(self.config),
+            "labels": self.labels,
+        }
         if self.input is not None:
             mine["input"] = asdict(self.input)
         return mine if self.task == RECOGNITION else {**mine, **of_task}
@@ -114,15 +130,7 @@ def load_with_report(
     step = find_step(path)
     model = load_model(path)
     expected = read_input(path, model.config)
-    name = changes.pop("name", model.config.name)
-    if model.config.name != name:
-        raise CheckpointError(
-            f"{path}: holds the network {model.config.name!r}, expected {name!r}; give"
-            f" --config.model.name={model.config.name}, or other weights"
-        )
-    if not changes:
-        report = Report(os.fspath(path), model.config, used=list(flat_leaves(model)))
-    elif isinstance(model.config, SqueezeTimeConfig):
+    if changes:
         model, report = convert(
             *(to_state_dict(model), _itself, os.fspath(path)),
             config=model.config,
@@ -130,37 +138,12 @@ def load_with_report(
             changes=changes,
         )
     else:
-        model, report = _adapt(model, os.fspath(path), changes)
+        report = Report(os.fspath(path), model.config, used=list(flat_leaves(model)))
     for item in step.iterdir():
         if item.is_dir() and item.name not in (*WEIGHTS, "meta"):
             report.left_out[item.name] = "beside the weights"
     model.input = expected
     return model, report
-
-
-def _adapt(model: Any, path: str, changes: Mapping[str, Any]) -> tuple[Any, Report]:
-    """A network other than SqueezeTime with changed fields: the weights that still fit, a new head.
-
-    Raises:
-      CheckpointError: a weight outside the head does not fit.
-    """
-    try:
-        config = replace(model.config, **changes)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    adapted = registry.build(config, nnx.Rngs(0))
-    adapted.eval()
-    report, held = Report(path, config), flat_leaves(model)
-    for name, leaf in flat_leaves(adapted).items():
-        if name in held and held[name].shape == leaf.shape:
-            leaf.set_value(held[name][...].astype(leaf.dtype))
-            report.used.append(name)
-        elif name.startswith("head."):
-            report.adapted[name] = f"drawn for {config.num_classes} classes"
-        else:
-            report.mismatched[name] = f"expected shape {leaf.shape}"
-    report.check()
-    return adapted, report
 
 
 def save_model(
@@ -211,7 +194,7 @@ def load_model(path: str | os.PathLike[str]) -> Any:
     meta = read_meta(step)
     if meta.task != RECOGNITION:
         raise CheckpointError(
-            f"{path}: holds a network for {meta.task}, wanted one for {RECOGNITION}; see"
+            f"{path}: expected a network for {RECOGNITION}, got one for {meta.task}; see"
             " `squeezetime --help` for the command of that task"
         )
     model = restore_module(step, registry.abstract(meta.config))
@@ -273,7 +256,7 @@ def _quiet_orbax() -> Iterator[None]:
 def _check_shapes(found: Any, wanted: Any) -> None:
     """Raise ValueError for the first array that is missing, too many or of another shape."""
     if found is None:
-        raise ValueError("its list of arrays is not there")
+        raise ValueError("the list of its arrays is missing")
     trees = [jax.tree_util.tree_leaves_with_path(tree) for tree in (found.tree, wanted)]
     shapes = [
         {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in tree}
@@ -282,7 +265,7 @@ def _check_shapes(found: Any, wanted: Any) -> None:
     for name in {**shapes[0], **shapes[1]}:
         held, needed = (tree.get(name) for tree in shapes)
         if held != needed:
-            raise ValueError(f"{name} has shape {held}, wanted {needed}")
+            raise ValueError(f"{name} has shape {held}, expected {needed}")
 
 
 def weights_of(model: nnx.Module) -> dict[str, Any]:
@@ -300,9 +283,10 @@ def read_meta(path: str | os.PathLike[str]) -> Meta:
     try:
         fields = json.loads(file.read_text())
         labels = fields["labels"]
-        config = registry.from_json(fields["config"])
+        network = fields.get("network", "squeezetime")  # version 0.1 had no other
+        config = registry.from_json({"name": network} | fields["config"])
         if not (labels is None or _are_labels(labels, config)):
-            raise ValueError(f"its labels are not {config.num_classes} names")
+            raise ValueError(f"expected {config.num_classes} labels")
         return Meta(
             config,
             labels,
@@ -389,6 +373,11 @@ def convert_checkpoint(
     Raises:
       CheckpointError: as for `load`; or the target cannot be written.
     """
+    if os.path.splitext(target)[1] in _OTHER_SUFFIXES:
+        raise CheckpointError(
+            f"{target}: expected a path that ends in .pth, or a new checkpoint directory;"
+            " `squeezetime export` writes other formats"
+        )
     model, report = load_with_report(source, allow=allow, **changes)
     labels = read_labels(source)
     if labels is not None and len(labels) != model.config.num_classes:
@@ -417,7 +406,7 @@ def check_labels(
     """
     if not (labels is None or _are_labels(labels, config)):
         raise CheckpointError(
-            f"{path}: {len(labels)} labels for {config.num_classes} classes; give one name a class"
+            f"{path}: {len(labels)} labels for {config.num_classes} classes; give one per class"
         )
 
 

@@ -81,8 +81,8 @@ class TorchFile:
         text; a tensor is a `StoredTensor`, anything else an `inert_pickle.Inert`.
 
     Raises:
-      CheckpointError: the path is no PyTorch file of the zip format, or the file is damaged, or
-        it declares more than it holds.
+      CheckpointError: the path is not a PyTorch file of the zip format, or the file is damaged, or
+        it declares more than it contains.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -154,8 +154,8 @@ class TorchFile:
         order = self._archive.read(name)[:16].tobytes()
         if order.strip() != b"little":
             raise CheckpointError(
-                f"{self.path}: wrong-endian: its byte order is {order.decode('latin1')!r}, wanted "
-                "'little'; load and save it again with PyTorch on a little-endian machine"
+                f"{self.path}: wrong-endian: its byte order is {order.decode('latin1')!r}, "
+                "expected 'little'; load and save it again with PyTorch on a little-endian machine"
             )
 
     def _unpickle(self) -> Any:
@@ -183,14 +183,14 @@ class TorchFile:
             case ("storage", Global(name), str(key), _, int(numel)) if key.isprintable():
                 pass
             case _:
-                raise PickleError("not PyTorch's: a persistent id names no storage")
+                raise PickleError("not PyTorch's: a persistent id without a storage")
         dtype = _DTYPE_OF_STORAGE.get(name)
         if dtype is None:
             return Inert(f"a tensor of {name}")
         held = self._archive.entries.get(f"{self._prefix}data/{key}")
         if held != numel * dtype.itemsize:
             raise PickleError(
-                f"at odds with the archive: storage {key[:20]!r} is {numel} {dtype} there and "
+                f"inconsistent with the archive: storage {key[:20]!r} is {numel} {dtype} there and "
                 f"{'missing' if held is None else f'{held} bytes'} in the archive"
             )
         return _Storage(key, dtype, numel)
@@ -202,23 +202,25 @@ class TorchFile:
             case (_Storage() as storage, int(offset), tuple(shape), tuple(strides)):
                 pass
             case _:
-                raise PickleError("not PyTorch's: a tensor has no storage, shape or stride")
+                raise PickleError("not PyTorch's: a tensor without storage, shape or stride")
         if len(shape) > _MAX_NDIM or len(shape) != len(strides):
-            raise PickleError(f"at odds with itself: a tensor has {len(shape)} axes")
+            raise PickleError(f"inconsistent: a tensor has {len(shape)} axes")
         if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *shape, *strides)):
-            raise PickleError("at odds with itself: a tensor's shape or stride is no size")
+            raise PickleError("inconsistent: a tensor's shape or stride is not a size")
         numel = math.prod(shape)
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if numel > storage.numel or (numel and last >= storage.numel):
             raise PickleError(
-                f"at odds with the archive: a tensor of shape {shape} and stride {strides} claims "
-                f"more than its storage's {storage.numel} elements"
+                f"inconsistent with the archive: a tensor of shape {shape} and stride {strides} "
+                f"claims more than its storage's {storage.numel} elements"
             )
         tensor = StoredTensor(shape, storage.dtype, storage.key, offset, strides)
         self._views[storage.key] += 1
         self._claimed += tensor.nbytes
         if self._claimed > MAX_CLAIM * self.size:
-            raise PickleError("at odds with the archive: its tensors claim several times the file")
+            raise PickleError(
+                "inconsistent with the archive: its tensors claim several times the file's size"
+            )
         return tensor
 
 
@@ -265,7 +267,7 @@ def write_torch_file(path: str | os.PathLike[str], contents: Any) -> None:
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the target's place when all of it is on the disk."""
+    """A new file that replaces the target when it is complete on disk."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

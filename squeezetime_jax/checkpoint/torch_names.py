@@ -1,112 +1,46 @@
-"""The one table of the released names: which entry of a PyTorch state dict is which of our leaves.
+"""The names of SqueezeTime's weights in released files, and what their shapes say.
 
-Names here are bare: without the prefix `backbone.net.` that the recogniser's files put before all
-but the head's. The rows stand in the order of PyTorch's state dict: a module's own parameters, its
-buffers, then its children in order of construction.
+Names here are bare: without the prefix `backbone.net.` that the recogniser's files have before all
+names but the head's.
 """
 
-import enum
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.config import BLOCKS, SqueezeTimeConfig
+from squeezetime_jax.peers import released
+from squeezetime_jax.peers.entry import Released
+from squeezetime_jax.peers.released import Row
 
 HEAD = "cls_head.fc_cls."
 DETECTOR_HEAD = "roi_head.bbox_head.fc_cls."
-COUNTER = ".num_batches_tracked"
-
-
-class Layout(enum.Enum):
-    """How PyTorch's axes become ours: which are dropped (length 1), how the rest are ordered.
-
-    The value is (PyTorch's axes in our order, PyTorch's axes of length 1 that we leave out).
-    """
-
-    CONV = (2, 3, 1, 0), ()  # o i h w -> h w i o
-    MATRIX = (1, 0), (2, 3)  # o i 1 1 -> i o: a 1x1 convolution of pooled features
-    LINEAR = (1, 0), ()  # o i -> i o
-    DEPTHWISE = (2, 3, 0), (1,)  # c 1 h w -> h w c
-    GRID = (2, 3, 1), (0,)  # 1 c h w -> h w c
-    VECTOR = (0,), ()
-
-    def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """A view of PyTorch's array with our axes."""
-        order, dropped = self.value
-        return np.transpose(array, (*order, *dropped)).reshape(
-            tuple(array.shape[axis] for axis in order)
-        )
-
-    def to_released(self, array: np.ndarray) -> np.ndarray:
-        """A view of our array with PyTorch's axes."""
-        order, dropped = self.value
-        padded = array.reshape((*array.shape, *(1 for _ in dropped)))
-        return np.transpose(padded, np.argsort((*order, *dropped)))
-
-    def released_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """PyTorch's shape for ours."""
-        return self.to_released(np.broadcast_to(np.int8(0), shape)).shape
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One entry of the state dict.
-
-    Attributes:
-      name: its bare released name.
-      path: the dotted path of our leaf; for a counter, which we have not, its norm's `var`.
-      layout: the change of axes; None for a counter.
-    """
-
-    name: str
-    path: str
-    layout: Layout | None
-
-
-# Kind of module -> (released parameter, our parameter, layout).
-_PARAMETERS: dict[str, tuple[tuple[str, str, Layout | None], ...]] = {
-    "conv": ((".weight", ".kernel", Layout.CONV), (".bias", ".bias", Layout.VECTOR)),
-    "depthwise": ((".weight", ".kernel", Layout.DEPTHWISE), (".bias", ".bias", Layout.VECTOR)),
-    "linear": ((".weight", ".kernel", Layout.LINEAR), (".bias", ".bias", Layout.VECTOR)),
-    "matrix": ((".weight", "", Layout.MATRIX),),
-    "grid": (("", "", Layout.GRID),),
-    "norm": (
-        (".weight", ".scale", Layout.VECTOR),
-        (".bias", ".bias", Layout.VECTOR),
-        (".running_mean", ".mean", Layout.VECTOR),
-        (".running_var", ".var", Layout.VECTOR),
-        (COUNTER, ".var", None),
-    ),
-}
 
 # (released module, our module, kind).
 _Module = tuple[str, str, str]
 
-_STEM: tuple[_Module, ...] = (("conv1", "stem.conv", "conv"), ("bn1", "stem.norm", "norm"))
+_STEM: tuple[_Module, ...] = (("conv1", "stem.conv", "conv_hw"), ("bn1", "stem.norm", "norm"))
 _CLASSIFIER: tuple[_Module, ...] = ((HEAD.rstrip("."), "head.classifier", "linear"),)
 _CTL: tuple[_Module, ...] = (
-    ("", "", "conv"),  # the ablation that has a plain convolution in the module's place
-    (".param_conv.1", ".focus.reduce", "matrix"),
+    ("", "", "conv_hw"),  # the ablation that has a plain convolution in the module's place
+    (".param_conv.1", ".focus.reduce", "pointwise_hw"),
     (".param_conv.2", ".focus.norm", "norm"),
-    (".param_conv.4", ".focus.expand", "matrix"),
-    (".temporal_conv", ".tfc", "conv"),
+    (".param_conv.4", ".focus.expand", "pointwise_hw"),
+    (".temporal_conv", ".tfc", "conv_hw"),
     (".spatial_conv.pos_embed", ".ioi.position.grid", "grid"),
-    (".spatial_conv.short_conv", ".ioi.short", "conv"),
-    (".spatial_conv.glo_conv.0", ".ioi.narrow", "conv"),
+    (".spatial_conv.short_conv", ".ioi.short", "conv_hw"),
+    (".spatial_conv.glo_conv.0", ".ioi.narrow", "conv_hw"),
     (".spatial_conv.glo_conv.1", ".ioi.norm1", "norm"),
-    (".spatial_conv.glo_conv.3", ".ioi.interact", "conv"),
+    (".spatial_conv.glo_conv.3", ".ioi.interact", "conv_hw"),
     (".spatial_conv.glo_conv.4", ".ioi.norm2", "norm"),
-    (".spatial_conv.glo_conv.6", ".ioi.widen", "conv"),
+    (".spatial_conv.glo_conv.6", ".ioi.widen", "conv_hw"),
 )
 _BLOCK_END: tuple[_Module, ...] = (
-    ("shortcut_conv.0", "shortcut.conv", "conv"),
+    ("shortcut_conv.0", "shortcut.conv", "conv_hw"),
     ("shortcut_conv.1", "shortcut.norm", "norm"),
-    ("downsample.0", "halving.conv", "depthwise"),
+    ("downsample.0", "halving.conv", "depthwise_hw"),
     ("downsample.1", "halving.norm", "norm"),
 )
 
@@ -116,11 +50,11 @@ def _ctl(released: str, ours: str) -> tuple[_Module, ...]:
 
 
 _BOTTLENECK: tuple[_Module, ...] = (
-    ("conv1", "reduce", "conv"),
+    ("conv1", "reduce", "conv_hw"),
     ("bn1", "norm1", "norm"),
     *_ctl("conv2", "ctl"),
     ("bn2", "norm2", "norm"),
-    ("conv3", "expand", "conv"),
+    ("conv3", "expand", "conv_hw"),
     ("bn3", "norm3", "norm"),
     *_BLOCK_END,
 )
@@ -133,29 +67,27 @@ _BASIC: tuple[_Module, ...] = (
 )
 
 
-def rows(config: SqueezeTimeConfig, leaves: dict[str, Any]) -> list[Row]:
-    """The table for one network, in the order of PyTorch's state dict.
-
-    Args:
-      config: gives the blocks.
-      leaves: the network's leaves by dotted path; rows of modules that it has not are left out.
-    """
-    modules = list(_STEM)
+def modules(config: SqueezeTimeConfig) -> Iterator[Released]:
+    """The modules of PyTorch's state dict, in its order, including those of other variants."""
     block = _BOTTLENECK if config.is_bottleneck else _BASIC
+    table = list(_STEM)
     for stage, blocks in enumerate(config.blocks):
         for i in range(blocks):
-            modules += [
+            table += [
                 (f"layer{stage + 1}.{i}.{name}", f"stages.{stage}.{i}.{path}", kind)
                 for name, path, kind in block
             ]
-    found = [row for module in (*modules, *_CLASSIFIER) for row in _rows(module)]
-    return [row for row in found if row.path in leaves]
+    return (Released(*module) for module in (*table, *_CLASSIFIER))
 
 
-def _rows(module: _Module) -> Iterator[Row]:
-    released, ours, kind = module
-    for name, path, layout in _PARAMETERS[kind]:
-        yield Row(released + name, ours + path, layout)
+def rows(config: SqueezeTimeConfig, leaves: dict[str, Any]) -> list[Row]:
+    """The entries of PyTorch's state dict, in its order.
+
+    Args:
+      config: gives the blocks.
+      leaves: the network's leaves by dotted path; entries of leaves that it lacks are left out.
+    """
+    return list(released.rows(modules(config), leaves))
 
 
 # Prefixes that occur, alone or together: data parallel, recogniser or detector, wrapper.
@@ -164,14 +96,14 @@ _OTHER = re.compile(r"(?:module\.)*")
 
 
 def bare_name(name: str, head: str = HEAD) -> str:
-    """A released name without its prefix; a head keeps its own, but `head` becomes `HEAD`."""
+    """A released name without its prefix; the prefix `head` of a classifier becomes `HEAD`."""
     match = _BACKBONE.match(name) or _OTHER.match(name)
     bare = name[match.end() :] if match else name
     return HEAD + bare.removeprefix(head) if bare.startswith(head) else bare
 
 
 def full_name(bare: str, prefix: str = "backbone.net.", head: str = HEAD) -> str:
-    """The name in a file of a network whose classifier is called `head`."""
+    """The name in a file, where the classifier's names begin with `head`."""
     return head + bare.removeprefix(HEAD) if bare.startswith(HEAD) else prefix + bare
 
 
@@ -189,7 +121,7 @@ def infer_config(shapes: dict[str, tuple[int, ...]]) -> SqueezeTimeConfig:
     depths = [depth for depth in BLOCKS if BLOCKS[depth] == blocks and (depth >= 50) == is_deep]
     if not depths:
         raise UserError(
-            f"not SqueezeTime's weights: stages of {blocks} blocks, wanted one of "
+            f"not SqueezeTime's weights: stages of {blocks} blocks, expected one of "
             f"{sorted(set(BLOCKS.values()))}; the first of {len(shapes)} entries are "
             f"{', '.join(name[:40] for name in list(shapes)[:3]) or 'none'}"
         )
@@ -197,9 +129,9 @@ def infer_config(shapes: dict[str, tuple[int, ...]]) -> SqueezeTimeConfig:
     planes = tuple(_shape(shapes, f"layer{i}.0.bn2.weight", 1)[0] for i in range(1, 5))
     width = planes[-1] / 512
     if planes != tuple(int(base * width) for base in (64, 128, 256, 512)) or not planes[0]:
-        raise UserError(f"stages of {planes} channels are no multiple of (64, 128, 256, 512)")
+        raise UserError(f"stages of {planes} channels, expected a multiple of (64, 128, 256, 512)")
     if stem[1] % 3 or not stem[1]:
-        raise UserError(f"conv1.weight takes {stem[1]} channels, wanted 3 a frame")
+        raise UserError(f"conv1.weight has {stem[1]} input channels, expected 3 per frame")
     head: dict[str, Any] = {}
     if f"{HEAD}weight" in shapes:
         head["num_classes"] = _shape(shapes, f"{HEAD}weight", 2)[0]
@@ -214,7 +146,7 @@ def infer_config(shapes: dict[str, tuple[int, ...]]) -> SqueezeTimeConfig:
 
 
 def _infer_module(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The fields that say what stands in a block's middle."""
+    """The fields that say what is in the middle of a block."""
 
     def has(suffix: str) -> bool:
         return any(name.endswith(suffix) for name in shapes)
@@ -246,5 +178,5 @@ def _shape(shapes: dict[str, tuple[int, ...]], name: str, ndim: int) -> tuple[in
     shape = shapes.get(name)
     if shape is None or len(shape) != ndim or not math.prod(shape):
         found = "is missing" if shape is None else f"has shape {shape}"
-        raise UserError(f"not SqueezeTime's weights: {name} {found}, wanted {ndim} axes")
+        raise UserError(f"not SqueezeTime's weights: {name} {found}, expected {ndim} axes")
     return shape

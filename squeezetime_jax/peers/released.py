@@ -75,6 +75,11 @@ PARAMETERS: dict[str, tuple[tuple[str, str, Axes | None, Axes, Axes], ...]] = {
         (".relative_position_bias_table", "", (0, 1), (), ()),
         (".relative_position_index", "", None, (), ()),
     ),
+    # Of networks whose frames are channels.
+    "conv_hw": ((".weight", ".kernel", (2, 3, 1, 0), (), ()), _BIAS),  # o i h w -> h w i o
+    "depthwise_hw": ((".weight", ".kernel", (2, 3, 0), (), (1,)), _BIAS),  # c 1 h w -> h w c
+    "pointwise_hw": ((".weight", "", (1, 0), (), (2, 3)),),  # o i 1 1 -> i o, a bare matrix
+    "grid": (("", "", (2, 3, 1), (), (0,)),),  # 1 c h w -> h w c
     "norm": (
         (".weight", ".scale", _VECTOR, (), ()),
         _BIAS,

@@ -21,9 +21,10 @@ from squeezetime_jax.checkpoint.convert import (
 )
 from squeezetime_jax.checkpoint.stem import resample_stem
 from squeezetime_jax.checkpoint.torch_file import TorchFile, write_torch_file
-from squeezetime_jax.checkpoint.torch_names import Layout, bare_name, infer_config, rows
+from squeezetime_jax.checkpoint.torch_names import bare_name, infer_config, rows
 from squeezetime_jax.model.abstract import abstract_model, flat_leaves
 from squeezetime_jax.model.squeezetime import squeeze
+from squeezetime_jax.peers.released import PARAMETERS, Row
 
 TINY = SqueezeTimeConfig.tiny(position_grids=(5, 4, 3, 2))
 HEAD = ("cls_head.fc_cls.weight", "cls_head.fc_cls.bias")
@@ -37,10 +38,10 @@ def draw_state_dict(config: SqueezeTimeConfig = TINY, prefix: str = "backbone.ne
     state_dict: StateDict = {}
     for row in rows(config, leaves):
         name = row.name if row.name.startswith("cls_head.") else prefix + row.name
-        if row.layout is None:
+        if row.order is None:
             state_dict[name] = np.zeros((), np.int64)
         else:
-            shape = row.layout.released_shape(leaves[row.path].shape)
+            shape = row.released_shape(leaves[row.path].shape)
             state_dict[name] = random.uniform(0.1, 1, shape).astype(np.float32)
     return state_dict
 
@@ -64,26 +65,27 @@ def same(a: StateDict, b: StateDict) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("layout", "released"),
+    ("kind", "released"),
     [
-        (Layout.CONV, (4, 3, 2, 5)),
-        (Layout.MATRIX, (4, 3, 1, 1)),
-        (Layout.LINEAR, (4, 3)),
-        (Layout.DEPTHWISE, (4, 1, 2, 3)),
-        (Layout.GRID, (1, 4, 2, 3)),
-        (Layout.VECTOR, (4,)),
+        ("conv_hw", (4, 3, 2, 5)),
+        ("pointwise_hw", (4, 3, 1, 1)),
+        ("linear", (4, 3)),
+        ("depthwise_hw", (4, 1, 2, 3)),
+        ("grid", (1, 4, 2, 3)),
     ],
 )
-def test_layouts_go_both_ways(layout: Layout, released: tuple[int, ...]) -> None:
+def test_layouts_go_both_ways(kind: str, released: tuple[int, ...]) -> None:
+    row = Row("", "", *PARAMETERS[kind][0][2:])
     array = np.arange(np.prod(released)).reshape(released)
-    ours = layout.to_ours(array)
-    np.testing.assert_array_equal(layout.to_released(ours), array)
-    assert layout.released_shape(ours.shape) == released
+    ours = row.to_ours(array)
+    np.testing.assert_array_equal(row.to_released(ours), array)
+    assert row.released_shape(ours.shape) == released
 
 
 def test_a_convolution_kernel_turns_into_height_width_in_out() -> None:
     kernel = np.random.default_rng(0).standard_normal((4, 3, 2, 5))
-    assert Layout.CONV.to_ours(kernel)[1, 4, 2, 3] == kernel[3, 2, 1, 4]
+    row = Row("", "", *PARAMETERS["conv_hw"][0][2:])
+    assert row.to_ours(kernel)[1, 4, 2, 3] == kernel[3, 2, 1, 4]
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,12 @@ def test_every_leaf_has_a_name_and_the_shapes_tell_the_configuration(
 ) -> None:
     leaves = flat_leaves(abstract_model(config))
     table = rows(config, leaves)
-    filled = [row.path for row in table if row.layout is not None]
+    filled = [row.path for row in table if row.order is not None]
     assert sorted(filled) == sorted(leaves)
     shapes = {
-        row.name: row.layout.released_shape(leaves[row.path].shape) for row in table if row.layout
+        row.name: row.released_shape(leaves[row.path].shape)
+        for row in table
+        if row.order is not None
     }
     found = infer_config(shapes)
     assert {**vars(found), "width": 0} == {**vars(config), "width": 0}
@@ -232,7 +236,7 @@ def test_unexpected_and_mismatched_entries_are_refused(tiny: StateDict) -> None:
     assert "1 unexpected (backbone.net.layer1.0.conv9.weight (3, 2))" in refusal(extra)
     name = "backbone.net.layer2.0.bn1.weight"
     wrong = tiny | {name: np.zeros(3, np.float32)}
-    assert f"1 mismatched ({name} has shape (3,), wanted (16,))" in refusal(wrong)
+    assert f"1 mismatched ({name} has shape (3,), expected (16,))" in refusal(wrong)
     assert f"1 mismatched ({name} is int32" in refusal(tiny | {name: np.zeros(16, np.int32)})
 
 
@@ -240,7 +244,7 @@ def test_patterns_allow(tiny: StateDict, caplog: pytest.LogCaptureFixture) -> No
     part = without(tiny, r"layer2\.0\.bn1\.bias") | {"x": np.zeros(2, np.float32)}
     assert "1 missing" in refusal(part, allow="^x$")
     assert "1 unexpected" in refusal(part, allow=r"bn1\.bias")
-    assert "no regular expression" in refusal(part, allow="(")
+    assert "is not a regular expression" in refusal(part, allow="(")
     model = st.from_state_dict(part, allow=["^x$", r"bn1\.bias"])
     np.testing.assert_array_equal(model.stages[1][0].norm1.bias[...], np.zeros(16))
     assert "x: drawn anew or dropped, as allowed" in caplog.text
@@ -253,7 +257,10 @@ def test_two_names_for_one_weight_are_refused(tiny: StateDict) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     assert "not SqueezeTime's weights" in refusal({"layer1.0.conv1.weight": np.zeros(2)})
     assert "not SqueezeTime's weights" in refusal({})
-    for contents, words in (([1], "holds a list"), ({"net": {}}, "no tensors in it")):
+    for contents, words in (
+        ([1], "contains a list, expected a state dict"),
+        ({"net": {}}, "no tensors in it"),
+    ):
         write_torch_file(tmp_path / "a.pth", contents)
         with pytest.raises(CheckpointError, match=words):
             st.load(tmp_path / "a.pth")
@@ -270,14 +277,14 @@ def test_weights_may_not_share_storage_without_end(tmp_path: Path) -> None:
 
 
 def test_unknown_fields_are_refused(tiny: StateDict) -> None:
-    assert "'frames' is no field" in refusal(tiny, frames=8)
+    assert "'squeezetime' has no field 'frames'" in refusal(tiny, frames=8)
     assert "SqueezeTimeConfig.dropout must be in" in refusal(tiny, dropout=2.0)
 
 
 def test_the_report_names_everything(tiny: StateDict, tmp_path: Path) -> None:
     write_torch_file(tmp_path / "a.pth", {"state_dict": tiny, "optimizer": {}})
     text = str(from_torch_file(tmp_path / "a.pth", num_classes=3)[1])
-    assert "10 layers, width 0.125, 4 frames, 3 classes" in text
+    assert "squeezetime, 4 frames, 10 layers, width 0.125, strides (1, 2, 2, 2), 3 classes" in text
     assert "beside the weights: optimizer" in text
     assert "(8,) dropped, a new head of (3,) drawn: cls_head.fc_cls.bias" in text
     for kind in ("missing", "unexpected", "mismatched"):

@@ -44,10 +44,10 @@ def draw_state_dict(config: SqueezeTimeConfig, seed: int) -> dict[str, np.ndarra
     state_dict = {}
     for i, row in enumerate(rows(config, leaves)):
         name = full_name(row.name)
-        if row.layout is None:
+        if row.order is None:
             state_dict[name] = np.zeros((), np.int64)
         else:
-            shape = row.layout.released_shape(leaves[row.path].shape)
+            shape = row.released_shape(leaves[row.path].shape)
             state_dict[name] = draw_entry(name, shape, np.random.default_rng([seed, i]))
     return state_dict
 
@@ -101,6 +101,6 @@ def test_table_gives_the_released_names_in_order(golden: Path) -> None:
     leaves = flat_leaves(abstract_model(config))
     ours = []
     for row in rows(config, leaves):
-        shape = row.layout.released_shape(leaves[row.path].shape) if row.layout else ()
+        shape = row.released_shape(leaves[row.path].shape) if row.order is not None else ()
         ours.append([full_name(row.name), list(shape)])
     assert ours == released

@@ -9,6 +9,7 @@ from squeezetime_jax import SqueezeTime, SqueezeTimeConfig, cli
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.convert import to_state_dict, to_torch_file
 from squeezetime_jax.checkpoint.store import (
+    convert_checkpoint,
     find_step,
     load_model,
     read_labels,
@@ -35,8 +36,8 @@ def make_model(config: SqueezeTimeConfig = TINY) -> SqueezeTime:
 
 def released_shapes(config: SqueezeTimeConfig) -> dict[str, tuple[int, ...]]:
     leaves = flat_leaves(abstract_model(config))
-    table = [row for row in rows(config, leaves) if row.layout is not None]
-    return {row.name: row.layout.released_shape(leaves[row.path].shape) for row in table}
+    table = [row for row in rows(config, leaves) if row.order is not None]
+    return {row.name: row.released_shape(leaves[row.path].shape) for row in table}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_arrays_of_another_shape_are_refused(saved: Path, tmp_path: Path) -> Non
     shutil.copytree(saved, tmp_path / "a")
     meta = tmp_path / "a" / "0" / "meta" / "metadata"
     meta.write_text(meta.read_text().replace('"num_frames": 4', '"num_frames": 8'))
-    assert "stem.conv.kernel has shape (5, 5, 12, 8), wanted (5, 5, 24, 8)" in refusal(
+    assert "stem.conv.kernel has shape (5, 5, 12, 8), expected (5, 5, 24, 8)" in refusal(
         tmp_path / "a"
     )
 
@@ -149,7 +150,7 @@ def test_the_command_converts_both_ways(
     to_torch_file(released, model, labels=LABELS)
     assert cli.main(["convert", released, ours]) == 0
     printed = capsys.readouterr().out
-    assert "10 layers, width 0.125, 4 frames, 3 classes" in printed
+    assert "squeezetime, 4 frames, 10 layers, width 0.125" in printed
     assert "missing         0" in printed
     assert f"wrote {ours}" in printed
     assert cli.main(["convert", ours, back]) == 0
@@ -162,6 +163,14 @@ def test_the_command_converts_both_ways(
     small = str(tmp_path / "small")
     assert cli.main(["convert", released, small, "--num-classes", "2", "--num-frames", "1"]) == 0
     assert (read_meta(small).config.num_classes, read_meta(small).labels) == (2, None)
+
+
+def test_a_target_named_as_another_file_is_refused(model: SqueezeTime, tmp_path: Path) -> None:
+    released = tmp_path / "a.pth"
+    to_torch_file(released, model)
+    with pytest.raises(CheckpointError, match=r"copy\.txt: expected a path that ends in \.pth"):
+        convert_checkpoint(released, tmp_path / "copy.txt")
+    assert not (tmp_path / "copy.txt").exists()
 
 
 def test_the_command_allows_by_pattern(model: SqueezeTime, tmp_path: Path) -> None:

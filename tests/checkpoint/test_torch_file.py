@@ -160,7 +160,7 @@ def test_encrypted_files_are_refused(path: Path) -> None:
 
 
 def test_directories_and_missing_files_are_refused(tmp_path: Path) -> None:
-    assert "a directory, wanted a file; give the path of a .pth" in refusal(tmp_path)
+    assert "a directory, expected a file; give the path of a .pth" in refusal(tmp_path)
     (tmp_path / "archive").mkdir()
     (tmp_path / "archive" / "data.pkl").touch()
     assert "an unpacked .pth" in refusal(tmp_path)
@@ -182,8 +182,8 @@ def test_a_flipped_bit_is_noticed(path: Path) -> None:
         (tensor((2**40,), (0,)), "claims more than its storage's 12 elements"),
         (tensor((12,), (1,), 1), "claims more than its storage's 12 elements"),
         (tensor((3, 4), (4,)), "a tensor has 2 axes"),
-        (tensor((2,), (-1,)), "no size"),
-        (tensor(storage=b"N"), "no storage, shape or stride"),
+        (tensor((2,), (-1,)), "is not a size"),
+        (tensor(storage=b"N"), "without storage, shape or stride"),
     ],
 )
 def test_tensors_at_odds_with_their_storage_are_refused(

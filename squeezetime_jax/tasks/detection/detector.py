@@ -13,13 +13,13 @@ from jaxtyping import Array, Float
 
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.convert import (
-    Kind,
     announce,
     convert,
     from_torch_file,
     to_torch_file,
 )
 from squeezetime_jax.checkpoint.convert import to_state_dict as _to_state_dict
+from squeezetime_jax.checkpoint.kinds import SqueezeTimeKind
 from squeezetime_jax.checkpoint.report import Report
 from squeezetime_jax.checkpoint.store import (
     RECOGNITION,
@@ -195,7 +195,7 @@ def _bin_weights(
     return total / jnp.maximum(count, 1)[..., None, None]
 
 
-DETECTOR = Kind(Detector, DETECTOR_HEAD)
+DETECTOR = SqueezeTimeKind(Detector, DETECTOR_HEAD)
 """How the authors' files name a detector's weights."""
 
 
@@ -252,7 +252,7 @@ def load_with_report(
 
 def to_state_dict(model: Detector) -> dict[str, Any]:
     """The detector as the authors' state dict: `backbone.net.*`, `roi_head.bbox_head.fc_cls.*`."""
-    return _to_state_dict(model, head=DETECTOR_HEAD)
+    return _to_state_dict(model, kind=DETECTOR)
 
 
 def write_torch_file(
@@ -263,7 +263,7 @@ def write_torch_file(
     Raises:
       CheckpointError: the file cannot be written.
     """
-    to_torch_file(path, model, labels=labels, head=DETECTOR_HEAD)
+    to_torch_file(path, model, labels=labels, kind=DETECTOR)
 
 
 def holds_detector(path: str | os.PathLike[str]) -> bool:

@@ -186,7 +186,7 @@ def test_the_command_converts_there_and_back(detector: Detector, tmp_path, capsy
     after = weights.to_state_dict(weights.load_detector(back))
     for name, array in weights.to_state_dict(detector).items():
         np.testing.assert_array_equal(after[name], array, err_msg=name)
-    with pytest.raises(CheckpointError, match="holds a network for detection"):
+    with pytest.raises(CheckpointError, match="got one for detection"):
         store.load(ours)
 
 
