@@ -76,9 +76,10 @@ def attend(
     value: Float[Array, "*n k heads d"],
     bias: Float[Array, "..."] | None = None,
 ) -> Float[Array, "*n q heads d"]:
-    """Scaled dot-product attention; `bias` as for `Attention`."""
+    """Scaled dot-product attention, its softmax in at least float32; `bias` as for `Attention`."""
     scores = jnp.einsum("...qhd,...khd->...hqk", query * query.shape[-1] ** -0.5, key)
-    weights = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+    scores = (scores if bias is None else scores + bias).astype(jnp.promote_types(query.dtype, "f"))
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("...hqk,...khd->...qhd", weights, value)
 
 
