@@ -107,7 +107,7 @@ def from_torch_file(
 
 def from_mindspore_file(
     path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **changes: Any
-) -> tuple[SqueezeTime, Report]:
+) -> tuple[Any, Report]:
     """Build SqueezeTime from a MindSpore checkpoint; arguments as for `from_state_dict`.
 
     Returns:
@@ -117,9 +117,8 @@ def from_mindspore_file(
       CheckpointError: the file cannot be read, or an entry is not accounted for.
     """
     tensors, left_out = mindspore_file.read_weights(path)
-    model, report = convert(
-        tensors, np.asarray, os.fspath(path), kind=RECOGNISER, allow=allow, changes=changes
-    )
+    model: Any
+    model, report = convert(tensors, np.asarray, os.fspath(path), allow=allow, changes=changes)
     report.left_out.update(dict.fromkeys(left_out, "not a weight"))
     return model, report
 

@@ -375,7 +375,7 @@ def convert_checkpoint(
     """
     if os.path.splitext(target)[1] in _OTHER_SUFFIXES:
         raise CheckpointError(
-            f"{target}: expected a path that ends in .pth, or a new checkpoint directory;"
+            f"{target}: expected a path that ends in .pth or .ckpt, or a new checkpoint directory;"
             " `squeezetime export` writes other formats"
         )
     model, report = load_with_report(source, allow=allow, **changes)
@@ -385,7 +385,7 @@ def convert_checkpoint(
     if os.fspath(target).endswith(_TORCH_SUFFIXES):
         to_torch_file(target, model, labels=labels)
     elif os.fspath(target).endswith(MINDSPORE_SUFFIX):
-        if not isinstance(model.config, SqueezeTimeConfig):
+        if model.config.name != "squeezetime":
             raise CheckpointError(
                 f"{target}: MindSpore's format is written for squeezetime only, got"
                 f" {model.config.name}; give a directory"
