@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class RunCheckpoints:
         self.folder = workdir.absolute() / CHECKPOINTS
         self._meta = meta.to_json()
         self._keep, self._best_by = keep, best_by
+        self._added: dict[int, dict[str, float]] = {}
         policy = checkpoint_managers.AnyPreservationPolicy(
             [checkpoint_managers.LatestN(keep), _Best(self)]
         )
@@ -58,33 +59,42 @@ class RunCheckpoints:
 
     def best_step(self) -> int | None:
         """The kept step with the highest score, if any was evaluated."""
+        return self.best_of(complete_steps(self.folder))
+
+    def best_of(self, steps: Iterable[int]) -> int | None:
+        """The step with the highest score among some, if any of them was evaluated."""
         scored = [
             (scores[self._best_by], step)
-            for step in complete_steps(self.folder)
+            for step in steps
             if self._best_by in (scores := self.scores(step))
         ]
         return max(scored)[1] if scored else None
 
     def scores(self, step: int) -> dict[str, float]:
         """The scores of a step; empty if it was not evaluated."""
+        if step in self._added:
+            return self._added[step]
         for name in (_SCORES, _OLD_SCORES):
             with suppress(FileNotFoundError):
                 return json.loads((self.folder / str(step) / name).read_text())
         return {}
 
     def add_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write the scores of a step, once its saving has ended; drop the best one before it.
+        """Write the scores of a step, once its saving has ended; remove steps not to be kept.
+
+        All hosts have to call it with the same scores. Orbax removes a step only if all hosts ask
+        for it, so the decision is by what each of them remembers, not by files of host 0.
 
         Raises:
           CheckpointError: it could not be saved.
         """
         self.wait()
+        self._added[step] = dict(scores)
         if jax.process_index() == 0:
             write_whole(self.folder / str(step) / _SCORES, json.dumps(dict(scores)) + "\n")
-        kept = {*complete_steps(self.folder)[-self._keep :], self.best_step()}
-        for old in complete_steps(self.folder):
-            if old not in kept:
-                self._manager.delete(old)
+        steps = sorted(self._manager.all_steps())
+        for old in sorted({*steps} - {*steps[-self._keep :], self.best_of(steps)}):
+            self._manager.delete(old)
 
     def save(self, step: int, items: Trees, progress: Mapping[str, Any]) -> None:
         """Begin to save; returns once the arrays are copied and may be overwritten.
@@ -184,7 +194,7 @@ class _Best:
         self._checkpoints = checkpoints
 
     def should_preserve(self, steps: Any, *, context: Any) -> list[bool]:
-        best = self._checkpoints.best_step()
+        best = self._checkpoints.best_of(info.step for info in steps)
         return [info.step == best for info in steps]
 
 
