@@ -42,16 +42,21 @@ def print_plan(runs: Sequence[Run], folder: Path, place: str) -> None:
     todo = [run for run in every if not run.is_done(folder)]
     for number, run in enumerate(todo, 1):
         hours, gigabytes = hours + run.hours(), gigabytes + run.gigabytes()
-        cost = f"{run.hours():.2g} device-hours, {run.gigabytes():.2g} GB"
+        cost = f"{_amount(run.hours())} device-hours, {_amount(run.gigabytes())} GB"
         print(f"# {number}/{len(todo)} {run.name}: {cost}", flush=True)
         if not run.weights:
             launch.start(_launcher(run, folder, place, "--dry-run"), run.train_arguments(folder))
         if run.training.evaluated:
             print(shlex.join(run.eval_command(folder)))
     print(
-        f"# together about {hours:.3g} device-hours (an estimate from multiply-adds),"
-        f" {gigabytes:.3g} GB of checkpoints; {len(every) - len(todo)} runs are done"
+        f"# together about {_amount(hours)} device-hours (an estimate from multiply-adds),"
+        f" {_amount(gigabytes)} GB of checkpoints; {len(every) - len(todo)} of {len(every)} runs"
+        " are done"
     )
+
+
+def _amount(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def do_all(runs: Sequence[Run], folder: Path, place: str) -> list[str]:

@@ -159,7 +159,9 @@ def test_the_plan_of_all_tables_is_what_the_program_takes(
     assert [launch._option(words, "checkpoint") for words in evaluated] == measured
     assert len(timed) == 5  # Tables 6 and 7, four widths of Figure 1
     total = next(line for line in printed if line.startswith("# together about"))
-    assert re.search(rf", {0.024 * len(runs):.3g} GB of checkpoints; 0 runs are done", total)
+    gigabytes = re.escape(f"{0.024 * len(runs):.2g}")
+    assert re.search(rf", {gigabytes} GB of checkpoints; 0 of {len(runs)} runs are done", total)
+    assert "e+" not in total
     assert not list(tmp_path.iterdir())
 
 
