@@ -106,8 +106,8 @@ def load(path: str | os.PathLike[str], *, allow: str | Iterable[str] = (), **cha
         `strides`, and a line is logged.
 
     Returns:
-      The network, in evaluation mode. Its attribute `input` says what the weights expect of videos:
-      sampling, sizes and normalisation; `predict`, `Stream` and export follow it.
+      The network, in evaluation mode. Its attribute `input` has the sampling, sizes and
+      normalisation that the weights expect; `predict`, `Stream` and export follow it.
 
     Raises:
       CheckpointError: the path is no checkpoint, or something in it is not accounted for.
