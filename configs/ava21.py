@@ -11,7 +11,7 @@ Data: by default mmaction2's layout under `data/ava`: csv files, list of actions
   `annotations`, a folder of JPEG for each video in `rawframes`; or `--config.data.frames=` a folder
   of the videos themselves.
 Start: `--from` Kinetics-400 weights, the authors' or a run of configs/k400.py. The authors' own
-  configuration names a file for this that is no checkpoint.
+  configuration names a file for this that is not a checkpoint.
 
 Variants:
   :released  (default) the authors' configuration: a peak learning rate of 1.0 for 128 clips.

@@ -297,33 +297,33 @@ class _Filling:
         elif "strides" in self._changes and _HALVING.match(row.name):
             self.report.adapted[name] = "not in the file, new weights drawn for the stride"
         else:
-            self.report.missing[name] = str(self._wanted_shape(row))
+            self.report.missing[name] = str(self._expected_shape(row))
 
     def _plan_present(self, row: Row, name: str) -> None:
-        tensor, wanted = self._tensors[name], self._wanted_shape(row)
+        tensor, expected = self._tensors[name], self._expected_shape(row)
         shape, dtype = tuple(tensor.shape), np.dtype(tensor.dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             self.report.mismatched[name] = f"is {dtype}, expected floating point"
-        elif shape == wanted:
+        elif shape == expected:
             self._use(row, name, dtype)
         elif "num_classes" in self._changes and row.path.startswith(_HEAD):
-            self.report.adapted[name] = f"{shape} dropped, a new head of {wanted} drawn"
-        elif row.name == "conv1.weight" and is_stem(shape, wanted):
+            self.report.adapted[name] = f"{shape} dropped, a new head of {expected} drawn"
+        elif row.name == "conv1.weight" and is_stem(shape, expected):
             self.report.adapted[name] = (
-                f"stem of {count(shape[1] // 3, 'frame')} resampled to {wanted[1] // 3}"
+                f"stem of {count(shape[1] // 3, 'frame')} resampled to {expected[1] // 3}"
             )
             self._resampled.add(row.path)
             self._sources[row.path] = row, name
         else:
-            self.report.mismatched[name] = f"has shape {shape}, expected {wanted}"
+            self.report.mismatched[name] = f"has shape {shape}, expected {expected}"
 
     def _use(self, row: Row, name: str, dtype: np.dtype) -> None:
         self._sources[row.path] = row, name
-        wanted = np.dtype(self._leaves[row.path].dtype)
-        if dtype == wanted:
+        expected = np.dtype(self._leaves[row.path].dtype)
+        if dtype == expected:
             self.report.used.append(name)
         else:
-            self.report.adapted[name] = f"{dtype} converted to {wanted}"
+            self.report.adapted[name] = f"{dtype} converted to {expected}"
 
     def _plan_rest(self, known: dict[str, bool]) -> None:
         """Account for entries that fill nothing; `known`: name -> whether it fills a leaf."""
@@ -341,7 +341,7 @@ class _Filling:
             else:
                 self.report.unexpected[name] = str(tuple(self._tensors[name].shape))
 
-    def _wanted_shape(self, row: Row) -> tuple[int, ...]:
+    def _expected_shape(self, row: Row) -> tuple[int, ...]:
         return row.released_shape(self._leaves[row.path].shape)
 
 

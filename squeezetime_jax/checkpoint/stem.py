@@ -29,7 +29,7 @@ def resample_stem(kernel: np.ndarray, num_frames: int) -> np.ndarray:
     return fitted.reshape(o, 3 * num_frames, h, w).astype(kernel.dtype)
 
 
-def is_stem(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def is_stem(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Whether a kernel of one shape is a stem that can be fitted to the other."""
     frames, rest = divmod(shape[1], 3) if len(shape) == 4 else (0, 0)
-    return frames > 0 and rest == 0 and (shape[0], *shape[2:]) == (wanted[0], *wanted[2:])
+    return frames > 0 and rest == 0 and (shape[0], *shape[2:]) == (expected[0], *expected[2:])

@@ -221,15 +221,15 @@ def restore_module(path: str | os.PathLike[str], module: M) -> M:
     graph, *states = nnx.split(module, *WEIGHTS.values())
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     for item, state in zip(WEIGHTS, states, strict=True):
-        wanted = jax.tree.map(
+        expected = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
             nnx.to_pure_dict(state),
         )
         try:
             with _quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
                 folder = (step / item).absolute()
-                _check_shapes(checkpointer.metadata(folder).item_metadata, wanted)
-                found = checkpointer.restore(folder, wanted)
+                _check_shapes(checkpointer.metadata(folder).item_metadata, expected)
+                found = checkpointer.restore(folder, expected)
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CheckpointError(
@@ -253,11 +253,11 @@ def _quiet_orbax() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _check_shapes(found: Any, wanted: Any) -> None:
+def _check_shapes(found: Any, expected: Any) -> None:
     """Raise ValueError for the first array that is missing, too many or of another shape."""
     if found is None:
         raise ValueError("the list of its arrays is missing")
-    trees = [jax.tree_util.tree_leaves_with_path(tree) for tree in (found.tree, wanted)]
+    trees = [jax.tree_util.tree_leaves_with_path(tree) for tree in (found.tree, expected)]
     shapes = [
         {".".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in tree}
         for tree in trees

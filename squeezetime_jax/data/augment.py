@@ -60,10 +60,10 @@ class Augmentation:
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(value))
         for name in ("flip", "brightness", "contrast", "saturation", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Augmentation.{name} is {getattr(self, name)}, wanted 0 to 1")
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"Augmentation.{name} must be in [0, 1], got {value}")
         if not 0 <= self.hue <= 0.35:
-            raise ValueError(f"Augmentation.hue is {self.hue}, wanted 0 to 0.35 (half the circle)")
+            raise ValueError(f"Augmentation.hue must be in [0, 0.35], got {self.hue}")
         if self.flip_labels is not None:
             twice = [self.flip_labels[k] for k in self.flip_labels if k < len(self.flip_labels)]
             if twice != list(range(len(self.flip_labels))):

@@ -157,14 +157,14 @@ class Video:
             images = self._images(distinct, short_side)
         return _stack([images[number] for number in distinct], places)
 
-    def _images(self, wanted: list[int], short_side: int | None) -> dict[int, np.ndarray]:
+    def _images(self, numbers: list[int], short_side: int | None) -> dict[int, np.ndarray]:
         """Frame number -> image, for each of the ascending numbers."""
         try:
-            images = self._convert(self._decode_wanted(wanted), short_side)
+            images = self._convert(self._decode_numbers(numbers), short_side)
         except _OutOfOrderError:
             self._index = dataclasses.replace(self._index, order=None)
-            images = self._convert(self._decode_wanted(wanted), short_side)
-        missing = [number for number in wanted if number not in images]
+            images = self._convert(self._decode_numbers(numbers), short_side)
+        missing = [number for number in numbers if number not in images]
         return images | self._hold(missing, short_side) if missing else images
 
     def _convert(
@@ -191,12 +191,12 @@ class Video:
             raise _no_frame(self.name)
         return images | {number: self._to_rgb(last, short_side) for number in waiting}
 
-    def _decode_wanted(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(number, frame) of the wanted frames that decode, from the nearest keyframes."""
+    def _decode_numbers(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(number, frame) of those frames that decode, from the nearest keyframes."""
         if self._index.order is None:
-            yield from self._count_to(wanted)
+            yield from self._count_to(numbers)
             return
-        chosen = {self._index.order[number] for number in wanted}
+        chosen = {self._index.order[number] for number in numbers}
         for start, stop in self._runs(chosen):
             previous = -1
             for frame in self._decode_packets(start, stop, chosen):
@@ -207,12 +207,12 @@ class Video:
                 if frame.pts in chosen:
                     yield number, frame
 
-    def _count_to(self, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        chosen = set(wanted)
+    def _count_to(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        chosen = set(numbers)
         for number, frame in self._decode_numbered():
             if number in chosen:
                 yield number, frame
-            if number >= wanted[-1]:
+            if number >= numbers[-1]:
                 return
 
     def _runs(self, chosen: set[int]) -> list[tuple[int, int]]:

@@ -248,9 +248,9 @@ def check_clips(clips: Array, num_frames: int) -> None:
       ValueError: the clips have another shape.
       TypeError: they are not floating-point numbers.
     """
-    wanted = f"(clips, {num_frames} frames, height, width, 3 colours)"
+    expected = f"(clips, {num_frames} frames, height, width, 3 colours)"
     if clips.ndim != 5 or clips.shape[1] != num_frames or clips.shape[4] != 3:
-        raise ValueError(f"clips have shape {tuple(clips.shape)}; this network takes {wanted}")
+        raise ValueError(f"clips have shape {tuple(clips.shape)}; this network takes {expected}")
     if min(clips.shape[2:4]) < MIN_SIDE:
         raise ValueError(
             f"clips are {clips.shape[2]}x{clips.shape[3]} pixels; the network takes at least "

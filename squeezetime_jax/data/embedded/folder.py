@@ -19,15 +19,15 @@ def claim(marker: Path, arguments: Mapping[str, Any], *, foreign: str, other: st
     Args:
       marker: the file.
       arguments: what the data set is made with.
-      foreign: what to tell of a folder that holds something, and no marker.
-      other: what to tell of a data set made otherwise; `{was}` and `{wanted}` stand for the
-        arguments that differ.
+      foreign: message about a folder that is not empty and has no marker.
+      other: message about a data set with other arguments; `{was}` and `{expected}` stand for
+        those that differ.
 
     Returns:
       Whether the data set is complete.
 
     Raises:
-      UserError: the folder is another's.
+      UserError: the folder holds something else.
     """
     folder = marker.parent
     arguments = json.loads(json.dumps(arguments))
@@ -42,11 +42,11 @@ def claim(marker: Path, arguments: Mapping[str, Any], *, foreign: str, other: st
         found = {}
     differing = [name for name, value in arguments.items() if found.get(name) != value]
     if differing:
-        was, wanted = (
+        was, expected = (
             ", ".join(f"{name}={fields.get(name)}" for name in differing)
             for fields in (found, arguments)
         )
-        raise UserError(f"{folder}: {other.format(was=was, wanted=wanted)}")
+        raise UserError(f"{folder}: {other.format(was=was, expected=expected)}")
     return bool(found.get("complete"))
 
 

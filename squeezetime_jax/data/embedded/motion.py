@@ -6,7 +6,7 @@ which way. So each frame by itself has the same distribution in every class, and
 turns each class into its partner. Every frame is coded by itself at a constant quantiser: one that
 leans on its neighbours would show the motion in its residue.
 
-A shape spinning about itself is no class: small networks that were tried learned all other motions
+A shape that spins about itself is not a class: small networks that were tried learned all other motions
 in minutes and stayed at chance between the two ways of spinning. Turning is a matter of the path, a
 half circle that starts to the right.
 """
@@ -40,12 +40,9 @@ _SPEED = (0.5, 1.0)  # how far a moving shape goes in one video, in frame sides
 _GROWTH = 0.5  # of that, what the log-size turns of its circle: about as fast to see
 _DRIFT = 0.2  # largest share of its circle that any other phase turns, at difficulty 1
 _MARKER = "motion.json"
-_FOREIGN = (
-    f"holds something that is no motion data set (no {_MARKER}); wanted a new or empty folder;"
-    " choose another"
-)
+_FOREIGN = f"not empty, and not a motion data set (no {_MARKER}); choose a new or empty folder"
 _OTHER = (
-    "holds a motion data set made with {was}; wanted {wanted}; choose another folder or delete"
+    "holds a motion data set made with {was}, expected {expected}; choose another folder or delete"
     " this one"
 )
 
@@ -198,6 +195,6 @@ def _write_video(folder: Path, split: str, index: int, *, seed: int, **how: Any)
     return f"{relative} {label}\n"
 
 
-def _check_range(name: str, value: int | float, is_right: bool, wanted: str) -> None:
-    if not is_right:
-        raise UserError(f"motion data set: {name}: found {value}; wanted {wanted}")
+def _check_range(name: str, value: int | float, is_valid: bool, expected: str) -> None:
+    if not is_valid:
+        raise UserError(f"motion data set: {name} must be {expected}, got {value}")

@@ -52,7 +52,7 @@ _JITTER = 0.7  # largest distance of a direction from the full hour, in half-hou
 _SLACK = 0.03  # largest error of a proposal's edges, in sides of the box
 _MARKER = "people.json"
 _FOREIGN = f"not empty, and not written by this program (no {_MARKER}); choose another folder"
-_OTHER = "has videos of people made with {was}, not {wanted}; choose another folder or delete it"
+_OTHER = "has videos of people made with {was}, not {expected}; choose another folder or delete it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

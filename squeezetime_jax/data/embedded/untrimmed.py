@@ -40,7 +40,7 @@ _PREFIXES = {"val": "video_validation", "test": "video_test"}
 _SUBSETS = {"val": "train", "test": "test"}
 _MARKER = "untrimmed.json"
 _FOREIGN = f"not empty, and not written by this program (no {_MARKER}); choose another folder"
-_OTHER = "has untrimmed videos made with {was}, not {wanted}; choose another folder or delete it"
+_OTHER = "has untrimmed videos made with {was}, not {expected}; choose another folder or delete it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -247,11 +247,11 @@ def test_a_complete_folder_is_reused_and_an_incomplete_one_taken_up(tmp_path):
 def test_another_data_set_is_not_overwritten(tmp_path):
     how = {"num_train": 1, "num_test": 1, "size": 32, "num_frames": 4}
     folder = motion.write_motion_dataset(tmp_path / "motion", **how)
-    with pytest.raises(UserError, match="made with seed=0; wanted seed=1; choose another"):
+    with pytest.raises(UserError, match="made with seed=0, expected seed=1; choose another"):
         motion.write_motion_dataset(folder, **how, seed=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"other: holds something that is no motion data set"):
+    with pytest.raises(UserError, match=r"other: not empty, and not a motion data set"):
         motion.write_motion_dataset(tmp_path / "other", **how)
 
 
@@ -261,5 +261,5 @@ def test_another_data_set_is_not_overwritten(tmp_path):
 )
 def test_arguments_out_of_range_are_named(tmp_path, argument, value):
     how = {"num_train": 1, "num_test": 1, argument: value}
-    with pytest.raises(UserError, match=f"{argument}: found {value}; wanted"):
+    with pytest.raises(UserError, match=f"{argument} must be .*, got {value}"):
         motion.write_motion_dataset(tmp_path / "motion", **how)

@@ -37,4 +37,4 @@ def test_demo_refuses_a_folder_of_something_else(demo, tmp_path: Path) -> None:
     (tmp_path / "videos" / "mine.mp4").write_bytes(b"precious")
     refused = demo(tmp_path)
     assert refused.returncode == 1
-    assert "holds something that is no motion data set" in refused.stderr.splitlines()[-1]
+    assert "not empty, and not a motion data set" in refused.stderr.splitlines()[-1]
