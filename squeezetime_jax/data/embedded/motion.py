@@ -6,9 +6,9 @@ which way. So each frame by itself has the same distribution in every class, and
 turns each class into its partner. Every frame is coded by itself at a constant quantiser: one that
 leans on its neighbours would show the motion in its residue.
 
-A shape that spins about itself is not a class: small networks that were tried learned all other motions
-in minutes and stayed at chance between the two ways of spinning. Turning is a matter of the path, a
-half circle that starts to the right.
+A shape that spins about itself is not a class: small networks that were tried learned all other
+motions in minutes and stayed at chance between the two ways of spinning. Turning is a matter of the
+path, a half circle that starts to the right.
 """
 
 import functools
