@@ -180,19 +180,22 @@ def run_together(
     Returns:
       0, or the first failure's status.
     """
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **environment})
-        for command, environment in zip(commands, environments, strict=True)
-    ]
+    processes: list[subprocess.Popen] = []
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for process in processes:
             process.send_signal(number)
 
-    # A terminal itself sends SIGINT to all of them.
-    handlers = {signal.SIGTERM: pass_on, signal.SIGINT: signal.SIG_IGN}
+    # A terminal itself sends SIGINT to all of them; a handler, unlike SIG_IGN, is not inherited.
+    handlers = {signal.SIGTERM: pass_on, signal.SIGINT: lambda number, frame: None}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
+        for command, environment in zip(commands, environments, strict=True):
+            processes.append(subprocess.Popen(command, env={**os.environ, **environment}))
+            if received:
+                processes[-1].send_signal(received[-1])
         return _wait_for_all(processes)
     finally:
         for process in processes:

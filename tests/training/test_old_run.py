@@ -20,6 +20,7 @@ CHANGES = {
     "model.width": 0.03125,
     "model.num_frames": 4,
     "model.branches": "tfc",
+    "model.gate_init": "released",
     "model.bn_group_size": 4,
     "model.position_grids": (8, 4, 2, 1),
     "data.motion.num_train": 16,

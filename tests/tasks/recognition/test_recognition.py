@@ -131,5 +131,5 @@ def test_any_network_is_trained_and_evaluated(
     one, two = nnx.state(model.backbone), nnx.state(other.backbone)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(UserError, match=f"holds the network '{name}', expected 'squeezetime'"):
+    with pytest.raises(UserError, match=f"weights of the network '{name}', expected 'squeezetime'"):
         load(tmp_path, name="squeezetime")
