@@ -186,6 +186,7 @@ def test_channels_between_the_layers_of_a_squeeze_and_excitation() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_gradients_are_those_of_finite_differences() -> None:
     model = tiny("movinet_a0", dtype="float64")

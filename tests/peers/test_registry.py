@@ -16,13 +16,17 @@ from squeezetime_jax.peers import registry
 from squeezetime_jax.training.network import Network
 
 NAMES = registry.names()
+# Tracing takes a second or two a network: one of each family here, the others in the slow lane.
+_FAMILIES = ("squeezetime", "tsm_r18", "i3d_r18", "slowfast_r18", "tpn_r18", "tada_r18", "x3d_xs")
+_FAMILIES += ("movinet_a0", "e3d_xs", "mvitv2_small", "videoswin_tiny", "timesformer_base")
+TRACED = [pytest.param(name, marks=() if name in _FAMILIES else pytest.mark.slow) for name in NAMES]
 
 
 def test_squeezetime_comes_first() -> None:
     assert NAMES[0] == "squeezetime"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRACED)
 def test_an_entry_describes_its_network(name: str) -> None:
     entry = registry.entry_of(name)
     assert entry.config.name == entry.name == name
@@ -34,7 +38,7 @@ def test_an_entry_describes_its_network(name: str) -> None:
     assert {leaf.dtype for leaf in leaves.values()} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRACED)
 def test_multiply_adds_are_the_published_ones(name: str) -> None:
     entry = registry.entry_of(name)
     network = registry.abstract(entry.config)
@@ -60,7 +64,7 @@ def test_a_network_is_found_by_name_configuration_and_module() -> None:
     assert registry.entry_of(registry.abstract(entry.config)) is entry
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRACED)
 def test_every_network_scores_clips(name: str) -> None:
     config = registry.configure(name, num_classes=5)
     model = registry.abstract(config)

@@ -290,6 +290,7 @@ def test_features_are_the_normalised_last_map(name: str) -> None:
     np.testing.assert_array_equal(features, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_gradients_are_those_of_finite_differences() -> None:
     model = tiny("mvitv2_small", num_blocks=2, dtype="float64")
