@@ -52,7 +52,7 @@ def losses(folder: str, steps: str, counts: str, *changes: str) -> None:
         trainer = runner.Trainer(task, mesh, steps_per_epoch)
         step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
         found = []
-        with runner.training_batches(data, task.experiment, mesh, 0, task) as batches:
+        with runner.training_batches(data, task, mesh) as batches:
             for _ in range(int(steps)):
                 state, metrics = step(state, next(batches), key)
                 found.append(float(metrics["loss"]))
