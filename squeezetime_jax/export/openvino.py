@@ -18,7 +18,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 def _write(model: Any, path: Path, manifest: Manifest, calibration: Clips | None) -> None:
     """The network, and its weights in a file of the same name that ends in `.bin`.
 
-    A bfloat16 file is the same as a float32 file: the runtime is asked to compute in bfloat16.
+    A bfloat16 file is that of float32; the manifest tells the runtime to compute in bfloat16.
     """
     import openvino
 

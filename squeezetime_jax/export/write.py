@@ -142,7 +142,7 @@ def export(
 
 
 def check_arguments(format: str, dtype: str, path: Path, *, calibrated: bool) -> Format:
-    """The format, if what is asked of it can be written; costs no time.
+    """The format that the arguments name, once they are valid; nothing is loaded.
 
     Raises:
       UserError: the format is unknown, does not have the type or has another suffix, int8 has no
