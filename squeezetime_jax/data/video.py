@@ -150,7 +150,7 @@ class Video:
 
         Raises:
           VideoError: neither a requested frame nor one in its place can be decoded.
-          IndexError: a number is out of range, or there are no numbers.
+          IndexError: a number is out of range, or the list is empty.
         """
         distinct, places = _distinct(indices, self.num_frames, self.name)
         with packets.errors_name(self.name):

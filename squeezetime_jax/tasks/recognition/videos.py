@@ -78,7 +78,7 @@ def image_folder(root: str | Path) -> ImageSource:
     """Pictures in one folder per class, such as ImageNet's.
 
     Raises:
-      UserError: there is no picture.
+      UserError: no picture was found.
     """
     root = Path(root)
     names = sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
