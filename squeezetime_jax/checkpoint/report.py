@@ -11,6 +11,18 @@ from squeezetime_jax.model.config import SqueezeTimeConfig
 _SHOWN = 4  # names a list prints before it says how many more there are
 
 
+class UnaccountedWeights(CheckpointError):
+    """Weights that do not fit the network.
+
+    Attributes:
+      found: the weights, and which entries are missing, unexpected or mismatched.
+    """
+
+    def __init__(self, found: str, hint: str):
+        super().__init__(f"{found}; {hint}")
+        self.found = found
+
+
 @dataclass
 class Report:
     """What became of every entry of a state dict, and of every weight of the network.
@@ -41,7 +53,7 @@ class Report:
         """Refuse what is unaccounted for.
 
         Raises:
-          CheckpointError: an entry is missing, unexpected or mismatched, and not allowed.
+          UnaccountedWeights: an entry is missing, unexpected or mismatched, and not allowed.
         """
         found = []
         for kind in ("missing", "unexpected", "mismatched"):
@@ -54,7 +66,7 @@ class Report:
             hint = "allow them by pattern (allow=..., --allow PATTERN)"
             if any("head." in name for name in self.missing):
                 hint = "give num_classes for a new head, or " + hint
-            raise CheckpointError(f"{self.source}: {', '.join(found)}; {hint}")
+            raise UnaccountedWeights(f"{self.source}: {', '.join(found)}", hint)
 
     def __str__(self) -> str:
         config = self.config

@@ -1,19 +1,21 @@
 """Labelled videos on disk: random access to (video, label, name), and the class names.
 
 A source is an annotation list with a root folder, a folder of class folders, or ArrayRecord shards
-in TFDS's format. `open_source` tells them apart.
+in TFDS's format. `open_source` tells them apart. A video is a file, or a folder of numbered
+pictures (`raw_frames`).
 """
 
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from squeezetime_jax.data import records
+from squeezetime_jax.data import classes, raw_frames, records
+from squeezetime_jax.data.lists import Labelled, PathLike, read_class_names, read_list
 from squeezetime_jax.data.video import FrameSequence, Video
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, count
 
 VIDEO_SUFFIXES = frozenset((
     ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
@@ -22,58 +24,15 @@ VIDEO_SUFFIXES = frozenset((
 # A folder with this file is a TFDS data set.
 _TFDS_FILE = "dataset_info.json"
 
-PathLike = str | os.PathLike[str]
-
 
 def is_video_file(path: Path) -> bool:
     """Whether a file's name is that of a video; hidden files are none (macOS writes `._x.mp4`)."""
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
-def read_list(path: PathLike) -> list[tuple[str, int]]:
-    """The (path, label) pairs of an annotation list, a line `relative/path label` per video.
-
-    The label is the last field, after a space, a tab or a comma; the path may contain spaces
-    (mmaction2's format). Empty lines are left out.
-
-    Raises:
-      UserError: the file is not readable, or a line is not of that form; the message gives its
-        number.
-    """
-    pairs = []
-    for number, line in _lines(path):
-        name, label = [*line.rsplit(maxsplit=1), ""][:2]
-        if not label.isdecimal():
-            name, _, label = line.rpartition(",")
-        if not label.strip().isdecimal() or not name:
-            raise UserError(
-                f"{path}, line {number}: expected `path label` with a label of 0 or more, got"
-                f" {line[:80]!r}"
-            )
-        pairs.append((name.strip().removesuffix(","), int(label)))
-    if not pairs:
-        raise UserError(f"{path}: empty; expected a line `path label` for each video")
-    return pairs
-
-
-def read_class_names(path: PathLike) -> list[str]:
-    """The names of a label map, one line per class in the order of the labels.
-
-    Raises:
-      UserError: the file is not readable.
-    """
-    return [name for _, name in _lines(path)]
-
-
-def _lines(path: PathLike) -> list[tuple[int, str]]:
-    """The lines that are not empty, with their numbers from 1."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a byte order mark
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected a text file in UTF-8, got other bytes") from error
-    return [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+def is_hidden(folder: str) -> bool:
+    """Whether a folder holds nothing of the user's, by its name: `.cache`, or a Mac's zip's."""
+    return folder.startswith((".", "__MACOSX"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +40,8 @@ class Record:
     """One labelled video.
 
     Attributes:
-      video: a path, the bytes of a file, or the JPEG bytes of its frames.
+      video: a path (of a file, or of a folder of numbered pictures), the bytes of a file, or the
+        JPEG bytes of its frames.
       label: index into the class names.
       name: its name in lists, logs and errors.
     """
@@ -96,9 +56,11 @@ class Record:
         Raises:
           VideoError: it is not a readable video.
         """
-        if isinstance(self.video, Path):
-            return Video(self.video, self.name)
-        return records.open_record(self.video, self.name)
+        if not isinstance(self.video, Path):
+            return records.open_record(self.video, self.name)
+        if self.video.is_dir():
+            return raw_frames.open_frames(self.video, self.name)
+        return Video(self.video, self.name)
 
 
 @runtime_checkable
@@ -119,6 +81,14 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record:
         """The record of a number in `[0, len)`."""
 
+    def with_classes(self, numbers: Sequence[int], names: Sequence[str]) -> "Source":
+        """The same videos with other labels and class names.
+
+        Args:
+          numbers: the new label of each present one.
+          names: in the order of the new labels.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class FileSource:
@@ -131,7 +101,7 @@ class FileSource:
     """
 
     root: Path
-    videos: Sequence[tuple[str, int]]
+    videos: Sequence[Labelled]
     class_names: Sequence[str] = ()
 
     @property
@@ -145,6 +115,11 @@ class FileSource:
     def __getitem__(self, index: int) -> Record:
         path, label = self.videos[index]
         return Record(self.root / path, label, path)
+
+    def with_classes(self, numbers: Sequence[int], names: Sequence[str]) -> "FileSource":
+        """As `Source.with_classes`."""
+        videos = [(path, numbers[label]) for path, label in self.videos]
+        return dataclasses.replace(self, videos=videos, class_names=tuple(names))
 
 
 class ShardSource:
@@ -160,6 +135,7 @@ class ShardSource:
 
     def __init__(self, folder: PathLike, split: str) -> None:
         self.folder, self.split = Path(folder), split
+        self._classes: tuple[Sequence[int], Sequence[str]] | None = None  # of `with_classes`
         self._check()
 
     @functools.cached_property
@@ -195,11 +171,15 @@ class ShardSource:
     @property
     def class_names(self) -> Sequence[str]:
         """Names in the order of the labels; empty where the records have only numbers."""
+        if self._classes:
+            return self._classes[1]
         return records.class_names(self._builder.info.features["label"])
 
     @property
     def num_classes(self) -> int:
         """Classes of the data set, including those without videos in this split."""
+        if self._classes:
+            return len(self._classes[1])
         return self._builder.info.features["label"].num_classes
 
     def __len__(self) -> int:
@@ -209,22 +189,34 @@ class ShardSource:
         found = self._records[index]
         video = found["video"]
         stored = video if isinstance(video, bytes) else [bytes(frame) for frame in video]
-        return Record(stored, int(found["label"]), found["name"].decode())
+        label = int(found["label"])
+        if self._classes:
+            label = self._classes[0][label]
+        return Record(stored, label, found["name"].decode())
 
-    def __getstate__(self) -> tuple[Path, str]:
-        return self.folder, self.split  # each worker process opens the files itself
+    def with_classes(self, numbers: Sequence[int], names: Sequence[str]) -> "ShardSource":
+        """As `Source.with_classes`."""
+        other = ShardSource.__new__(ShardSource)
+        before = self._classes[0] if self._classes else range(self.num_classes)
+        combined = tuple(numbers[label] for label in before)
+        other.__setstate__((self.folder, self.split, (combined, tuple(names))))
+        return other
 
-    def __setstate__(self, state: tuple[Path, str]) -> None:
-        self.folder, self.split = state
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.folder, self.split, self._classes  # each process opens the files itself
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.folder, self.split, self._classes = state
 
 
 def annotation_list(
     path: PathLike, root: PathLike, label_map: PathLike | None = None
 ) -> FileSource:
-    """Videos of an annotation list, a line `relative/path label` each.
+    """Videos of an annotation list; see `lists.read_list`.
 
     Args:
-      path: the list.
+      path: the list. A line of mmaction2's lists of raw frames, `folder number_of_frames label`, is
+        understood; the number is not used.
       root: the folder that the list's paths are relative to.
       label_map: a file with a class name per line.
 
@@ -232,23 +224,26 @@ def annotation_list(
       UserError: a file or line is not of that form, or a label has no name.
     """
     path, root = Path(path), Path(root)
-    videos = read_list(path)
+    videos, names = read_list(path)
     if not root.is_dir():
         raise UserError(f"{root}: folder not found; expected the root of the videos of {path}")
-    names = read_class_names(label_map) if label_map else []
-    for name, label in videos if names else ():
-        if label >= len(names):
-            raise UserError(
-                f"{path}: {name!r} has label {label}, but {label_map} has {len(names)} names, for"
-                f" labels 0 to {len(names) - 1}; use the label map of this list"
-            )
-    return FileSource(root, videos, tuple(names))
+    source = FileSource(root, _without_counts(root, videos), tuple(names))
+    return _numbered(source, path, label_map)
+
+
+def _without_counts(root: Path, videos: list[Labelled]) -> list[Labelled]:
+    """A list of raw frames without their numbers, if the first path shows that it is one."""
+    folder, _, number = videos[0][0].rpartition(" ")
+    if not number.isdecimal() or (root / videos[0][0]).exists() or not (root / folder).is_dir():
+        return videos
+    return [(path.rpartition(" ")[0], label) for path, label in videos]
 
 
 def folder_per_class(root: PathLike, label_map: PathLike | None = None) -> FileSource:
     """Videos in one folder per class, `root/class name/any name.mp4`.
 
-    Folders without videos are not classes; nor are hidden ones and `__MACOSX`.
+    Videos may be in subfolders of the class's; a subfolder of numbered pictures is a video. Folders
+    without videos are not classes; nor are hidden ones and `__MACOSX`.
 
     Args:
       root: the folder of the class folders.
@@ -261,28 +256,33 @@ def folder_per_class(root: PathLike, label_map: PathLike | None = None) -> FileS
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: folder not found; expected one with a folder of videos per class")
-    files = {
-        folder.name: sorted(file.name for file in folder.iterdir() if is_video_file(file))
+    found = {
+        folder.name: sorted(_videos_below(folder))
         for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith((".", "__MACOSX"))
+        if folder.is_dir() and not is_hidden(folder.name)
     }
-    folders = [folder for folder, videos in files.items() if videos]
-    if not folders:
+    names = [folder for folder, videos in found.items() if videos]
+    if not names:
         raise UserError(
             f"{root}: no videos in its class folders; expected `<class name>/<video>.mp4` (or .avi,"
-            " .webm, .mkv, ...)"
+            " .webm, .mkv, ...), or folders of numbered pictures"
         )
-    names = read_class_names(label_map) if label_map else folders
-    unknown = [folder for folder in folders if folder not in names]
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
-        raise UserError(
-            f"{root}: folder {unknown[0]!r}{more} not in {label_map}; rename it or use another"
-            " label map"
-        )
-    numbers = {name: number for number, name in enumerate(names)}
-    videos = [(f"{folder}/{file}", numbers[folder]) for folder in folders for file in files[folder]]
-    return FileSource(root, videos, tuple(names))
+    videos = [
+        (f"{name}/{video}", label) for label, name in enumerate(names) for video in found[name]
+    ]
+    return _numbered(FileSource(root, videos, tuple(names)), root, label_map)
+
+
+def _videos_below(folder: Path) -> Iterator[str]:
+    """Paths of the videos in a class folder and its subfolders, relative to it."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        below = Path(place).relative_to(folder)
+        videos = [name for name in files if is_video_file(Path(name))]
+        if videos:
+            yield from ((below / name).as_posix() for name in videos)
+        elif below.parts and any(raw_frames.is_frame(name) for name in files):
+            yield below.as_posix()
 
 
 def open_files(
@@ -327,7 +327,7 @@ def open_source(
         a folder of class folders.
       root: of a list's paths; by default the list's own folder.
       split: of a TFDS data set.
-      label_map: a file with a class name per line. A TFDS data set brings its own.
+      label_map: a file with a class name per line, which numbers the classes.
 
     Raises:
       UserError: there is no source at the location, or it is invalid.
@@ -336,4 +336,42 @@ def open_source(
         return open_files(location, root=root, label_map=label_map)
     if split is None:
         raise UserError(f"{location}: a data set with splits; choose one, such as `train`")
-    return ShardSource(location, split)
+    return _numbered(ShardSource(location, split), location, label_map)
+
+
+def match(source: Source, names: Sequence[str], *, place: PathLike, owner: str) -> Any:
+    """The same videos with their labels as numbers of `names`, matched by name.
+
+    Videos without class names keep their numbers.
+
+    Args:
+      source: the videos.
+      names: of the classes, in the order of the new labels.
+      place: the file or folder of the videos, for messages.
+      owner: what the names are from, for messages, such as "the checkpoint".
+
+    Returns:
+      A source of the same type.
+
+    Raises:
+      UserError: a class of the videos is not among the names, or there are more classes than names.
+    """
+    present = source.class_names
+    if present:
+        numbers = classes.numbers(present, names, place=str(place), owner=owner)
+        return source.with_classes(numbers, names)
+    if source.num_classes > len(names):
+        raise UserError(
+            f"{place}: found label {source.num_classes - 1}, but {owner} has"
+            f" {count(len(names), 'class')}, labels 0 to {len(names) - 1}; give videos and class"
+            " names of the same data set"
+        )
+    return source.with_classes(range(source.num_classes), names)
+
+
+def _numbered(source: Source, place: PathLike, label_map: PathLike | None) -> Any:
+    """The source with its labels as numbers of a label map, if there is one."""
+    if label_map is None:
+        return source
+    names = read_class_names(label_map)
+    return match(source, names, place=place, owner=str(label_map))

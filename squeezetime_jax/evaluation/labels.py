@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from squeezetime_jax.checkpoint.store import read_labels
-from squeezetime_jax.data.sources import read_class_names
+from squeezetime_jax.data.lists import read_class_names
 from squeezetime_jax.errors import UserError
 
 BUILT_IN = {"kinetics400": 400, "kinetics600": 600, "hmdb51": 51}
@@ -46,6 +46,21 @@ def class_names(
         if size == num_classes:
             return built_in(name), f"{name}, which has {size} classes too"
     return None, "no source, so classes are numbered; give --labels FILE"
+
+
+def network_classes(
+    num_classes: int, *, checkpoint: str | os.PathLike[str], labels: str | None = None
+) -> tuple[list[str] | None, str]:
+    """The classes of a network's outputs, which labelled videos are matched with.
+
+    As `class_names`, except that what the checkpoint says of itself comes first: `labels` may be
+    the label map of the videos, in another order.
+    """
+    carried = read_labels(checkpoint)
+    if carried is not None and len(carried) == num_classes:
+        return carried, "the checkpoint"
+    names, origin = class_names(num_classes, labels=labels)
+    return names, origin if names else "the checkpoint"
 
 
 def built_in(name: str) -> list[str]:

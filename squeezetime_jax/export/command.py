@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from squeezetime_jax.data.batches import ordered_batches, unreadable_error
-from squeezetime_jax.data.sources import Source, open_source, read_list
+from squeezetime_jax.data.lists import read_list
+from squeezetime_jax.data.sources import Source, open_source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.workers import progress_bar
 from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.evaluation import inputs
-from squeezetime_jax.evaluation.labels import class_names
+from squeezetime_jax.evaluation.labels import class_names, network_classes
 from squeezetime_jax.evaluation.predict import Choices, read_ahead
 from squeezetime_jax.export import formats
 from squeezetime_jax.export.check import Check, compare, reference
@@ -23,6 +24,7 @@ from squeezetime_jax.export.manifest import Clips, manifest_path
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import ExportReport, check_arguments, export, spread
 from squeezetime_jax.tasks.recognition.scores import TestVideos
+from squeezetime_jax.tasks.recognition.videos import match_test
 
 _LISTS = (".txt", ".csv")
 _TEST_BATCH = 16
@@ -86,9 +88,12 @@ def export_checkpoint(request: Request, *, as_json: bool = False) -> int:
     source = _test_videos(request) if request.videos else None
     format.require()
     model, protocol = Choices(checkpoint=request.checkpoint, views="1x1", size=request.size).open()
-    labels, _ = class_names(
-        model.config.num_classes, labels=request.labels, checkpoint=request.checkpoint
-    )
+    num_classes, checkpoint = model.config.num_classes, request.checkpoint
+    labels, _ = class_names(num_classes, labels=request.labels, checkpoint=checkpoint)
+    if source:
+        names, owner = network_classes(num_classes, labels=request.labels, checkpoint=checkpoint)
+        place = str(request.videos)
+        source = match_test(source, names, place=place, owner=owner, say=_note)
     report = export(
         model,
         request.path,
@@ -117,7 +122,8 @@ def _calibration_videos(request: Request) -> list[str]:
     first = Path(request.calibrate[0]) if len(request.calibrate) == 1 else Path()
     if first.suffix in _LISTS and first.is_file():
         folder = Path(request.root) if request.root else first.parent
-        return [str(folder / path) for path, _ in read_list(first)]
+        listed, _ = read_list(first)
+        return [str(folder / path) for path, _ in listed]
     return list(inputs.expand(request.calibrate, sys.stdin))
 
 
@@ -158,7 +164,7 @@ def _test(model: Any, path: Path, source: Source, protocol: ViewProtocol) -> Che
     network, file = reference(model), open_runtime(path)
     rows = []
     with progress_bar("testing", len(source)) as progress:
-        videos = TestVideos(source, protocol, source.num_classes)
+        videos = TestVideos(source, protocol, model.config.num_classes)
         batches = ordered_batches(videos.read, videos.blank(), len(videos), batch_size=_TEST_BATCH)
         for batch in batches:
             clips, labels = (np.asarray(batch[key])[batch["mask"]] for key in ("clips", "labels"))
@@ -168,6 +174,10 @@ def _test(model: Any, path: Path, source: Source, protocol: ViewProtocol) -> Che
     if batches.unreadable:
         raise unreadable_error(batches.unreadable)
     return compare(*map(np.concatenate, zip(*rows, strict=True)))
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _summary(report: ExportReport) -> str:

@@ -1,7 +1,11 @@
 """The task of recognition: a clip to the class of its video."""
 
 import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +14,26 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from squeezetime_jax.checkpoint.store import Meta, load
+from squeezetime_jax.checkpoint.report import UnaccountedWeights
+from squeezetime_jax.checkpoint.store import Meta, load, read_labels
+from squeezetime_jax.data import classes
 from squeezetime_jax.data.augment import augment
-from squeezetime_jax.evaluation.labels import class_names
+from squeezetime_jax.data.sources import Source
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.evaluation.labels import network_classes
+from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.peers import registry
 from squeezetime_jax.tasks.recognition import experiment as sections
 from squeezetime_jax.tasks.recognition.scores import TestVideos
-from squeezetime_jax.tasks.recognition.videos import TrainingVideos, open_test, open_train
-from squeezetime_jax.training import config
+from squeezetime_jax.tasks.recognition.videos import (
+    MOTION,
+    TrainingVideos,
+    match_test,
+    open_test,
+    open_train,
+)
+from squeezetime_jax.training import config, devices
 from squeezetime_jax.training.network import Network, Tree
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.task import Batch, Metrics, Task
@@ -50,7 +65,9 @@ class Recognition(Task):
             return
         data = config.parse_section(fields, "data")
         train, test = open_train(data, folder / "videos"), open_test(data, folder / "videos")
-        num_classes = max(source.num_classes for source in (train, test) if source)
+        num_classes = train.num_classes
+        if test and not train.class_names:  # otherwise, a class of the test videos alone is refused
+            num_classes = max(num_classes, test.num_classes)
         fill_in(fields, len(train), num_classes)
 
     @classmethod
@@ -60,21 +77,28 @@ class Recognition(Task):
         config.set_network(fields, model.config)
         return model
 
+    @functools.cached_property
+    def _train(self) -> Source:
+        return open_train(self.experiment.data, self.folder / "videos")
+
     def training_set(self) -> TrainingVideos:
         """Random clips of the training videos."""
-        data = self.experiment.data
-        return TrainingVideos(open_train(data, self.folder / "videos"), self.experiment)
+        return TrainingVideos(self._train, self.experiment)
 
     def test_set(self, checkpoint: str | None = None) -> TestVideos | None:
         """The test videos' views."""
         experiment: sections.Recognition = self.experiment
-        source = open_test(experiment.data, self.folder / "videos")
+        data = experiment.data
+        source = open_test(data, self.folder / "videos")
         if source is None:
             return None
         num_classes, names = experiment.model.num_classes, None
         if checkpoint is not None:
-            labels = experiment.data.labels or None
-            names, _ = class_names(num_classes, labels=labels, checkpoint=checkpoint)
+            labels = data.labels or None
+            names, owner = network_classes(num_classes, labels=labels, checkpoint=checkpoint)
+        else:
+            names, owner = list(self._train.class_names) or None, data.train
+        source = match_test(source, names, place=data.test or MOTION, owner=owner, say=_say)
         return TestVideos(
             source,
             experiment.views(),
@@ -88,12 +112,16 @@ class Recognition(Task):
         return Meta(self.experiment.model, labels, input=self.experiment.expected_input())
 
     def init(self) -> tuple[Tree, Tree]:
-        """The weights of `init`, adapted to this network, or drawn."""
+        """The weights of `init`, adapted to this network and its classes, or drawn."""
         model: NetworkConfig = self.experiment.model
-        if self.experiment.init:
-            changes = dataclasses.asdict(model)
-            return self.network.split(load(self.experiment.init, **changes))
-        return self.network.split(registry.build(model, nnx.Rngs(self.experiment.seed)))
+        drawn = nnx.Rngs(self.experiment.seed)
+        if not self.experiment.init:
+            return self.network.split(registry.build(model, drawn))
+        loaded = load_for(self.experiment.init, model)
+        theirs, mine = read_labels(self.experiment.init), list(self._train.class_names)
+        if theirs and mine and len(theirs) == len(mine) == model.num_classes:
+            match_head(loaded, theirs, mine, draw=lambda: registry.build(model, drawn))
+        return self.network.split(loaded)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """`clips` and `labels`."""
@@ -136,6 +164,50 @@ class Recognition(Task):
 
 
 TASK = Recognition
+
+
+def _say(text: str) -> None:
+    if devices.is_main():
+        print(text, file=sys.stderr, flush=True)
+
+
+def load_for(init: str, model: NetworkConfig) -> Any:
+    """Weights to start from, adapted to a network.
+
+    Raises:
+      UserError: they are of a network of another kind or size.
+    """
+    try:
+        return load(init, **dataclasses.asdict(model))
+    except UnaccountedWeights as error:
+        raise UserError(
+            f"config: init: the weights are not of the network that model describes: {error.found};"
+            " set the fields of model to those of the weights (`squeezetime convert` prints them),"
+            " or allow what does not fit with `squeezetime convert --allow PATTERN` and start from"
+            " what it writes"
+        ) from None
+
+
+def match_head(
+    model: Any, theirs: Sequence[str], mine: Sequence[str], draw: Callable[[], Any]
+) -> None:
+    """Give the outputs of a classifier the order of the training videos' classes, by name.
+
+    A classifier of other classes is drawn anew, although it has as many outputs.
+
+    Args:
+      model: the network; changed in place.
+      theirs: the classes of its outputs.
+      mine: the classes of the training videos, as many.
+      draw: makes a new network of the same configuration.
+    """
+    order = classes.order(theirs, mine)
+    if order == list(range(len(mine))):
+        return
+    new = None if order else flat_leaves(draw())
+    for path, leaf in flat_leaves(model).items():
+        if path.startswith("head.") and leaf.shape[-1] == len(mine):
+            leaf[...] = jnp.take(leaf[...], jnp.array(order), -1) if new is None else new[path][...]
 
 
 def fill_in(fields: ConfigDict, num_videos: int, num_classes: int) -> None:

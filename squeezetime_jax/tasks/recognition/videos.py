@@ -1,17 +1,25 @@
 """The videos of an experiment: its sources, opened, and the samples of a video."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from squeezetime_jax.data import transforms
+from squeezetime_jax.data import classes, transforms
 from squeezetime_jax.data.batches import Sample, UnreadableRecord
 from squeezetime_jax.data.embedded import motion
-from squeezetime_jax.data.sources import FileSource, Record, Source, open_source
+from squeezetime_jax.data.sources import (
+    FileSource,
+    Record,
+    Source,
+    is_hidden,
+    match,
+    open_source,
+)
 from squeezetime_jax.data.transforms import TrainingClip, ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation.labels import BUILT_IN
+from squeezetime_jax.evaluation.labels import BUILT_IN, built_in
 from squeezetime_jax.tasks.recognition.experiment import Data, Recognition
 from squeezetime_jax.training.devices import first_host_makes
 from squeezetime_jax.training.task import TrainingSet
@@ -50,11 +58,16 @@ def open_test(data: Data, folder: Path) -> Source | None:
 
 
 def _open(data: Data, path: str, root: str, split: str) -> Source:
-    if data.images:
-        return image_folder(path)
-    # Built-in names are for printing; a file of names also says which label a folder has.
     label_map = None if data.labels in BUILT_IN else data.labels or None
-    return open_source(path, root=root or None, split=split or None, label_map=label_map)
+    source: Source
+    if data.images:
+        source = image_folder(path)
+    else:
+        source = open_source(path, root=root or None, split=split or None, label_map=label_map)
+    if data.labels in BUILT_IN:
+        names = built_in(data.labels)
+        source = match(source, names, place=path, owner=data.labels)
+    return source
 
 
 def _open_motion(data: Data, folder: Path, split: str) -> Source:
@@ -81,18 +94,62 @@ def image_folder(root: str | Path) -> ImageSource:
       UserError: no picture was found.
     """
     root = Path(root)
-    names = sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+    found = {
+        folder.name: sorted(file.name for file in folder.iterdir() if _is_picture(file))
+        for folder in folders
+        if not is_hidden(folder.name)
+    }
+    names = [name for name, files in found.items() if files]
     pictures = [
-        (f"{name}/{file.name}", label)
-        for label, name in enumerate(names)
-        for file in sorted((root / name).iterdir())
-        if file.suffix.lower() in _IMAGE_SUFFIXES
+        (f"{name}/{file}", label) for label, name in enumerate(names) for file in found[name]
     ]
     if not pictures:
         raise UserError(
             f"{root}: no pictures found in class folders; expected `<class name>/<picture>.jpg`"
         )
     return ImageSource(root, pictures, tuple(names))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def match_test(
+    source: Source,
+    names: Sequence[str] | None,
+    *,
+    place: str,
+    owner: str,
+    say: Callable[[str], None],
+) -> Source:
+    """Test videos with the labels of a network or of the training videos.
+
+    Args:
+      source: the test videos.
+      names: the classes, in the order of the network's outputs; None: unknown.
+      place: the list or folder of the test videos, for messages.
+      owner: what the names are from, for messages.
+      say: told which classes have no test videos, and where labels are matched by number although
+        one side has names.
+
+    Raises:
+      UserError: a class of the test videos is not among the names.
+    """
+    if names is None:
+        if source.class_names:
+            say(f"{place}: matched by number, because {owner} has no class names")
+        return source
+    if not source.class_names:
+        say(f"{place}: no class names; its labels are taken as the numbers of {owner}")
+    matched = match(source, names, place=place, owner=owner)
+    absent = classes.missing(source.class_names, names) if source.class_names else []
+    if absent:
+        say(
+            f"{place}: no videos of {len(absent)} of the {len(names)} classes of {owner}:"
+            f" {classes.shown(absent)}"
+        )
+    return matched
 
 
 class TrainingVideos(TrainingSet):
