@@ -14,7 +14,7 @@ from squeezetime_jax.errors import check_fields
 from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
 from squeezetime_jax.training.recipe import Recipe
 
-# Metadata of a field that may change when a run is resumed.
+# Metadata of a field that may change when a run is resumed: how.
 RESUME = "resume"
 PUBLISHED = {
     "top1": "top-1",
@@ -28,6 +28,11 @@ PUBLISHED = {
 def may_change(default: Any) -> Any:
     """A field that does not affect what is trained; a resumed run may have another value."""
     return dataclasses.field(default=default, metadata={RESUME: "any"})
+
+
+def may_grow(default: int) -> Any:
+    """A field of which a resumed run may have more."""
+    return dataclasses.field(default=default, metadata={RESUME: "more"})
 
 
 def may_move(default: str = "") -> Any:
@@ -134,7 +139,8 @@ class Experiment:
     Attributes:
       task: name of the task, a folder of `squeezetime_jax/tasks`.
       seed: all random numbers follow from it.
-      epochs: passes over the training data.
+      epochs: passes over the training data. A run can be continued with more: the rest of it then
+        follows the schedule of the new length.
       batch_size: clips in a step, on all devices together.
       init: weights to start from: a `.pth` file, a checkpoint or a run; empty: drawn from `seed`.
       model: the network; `model.name` is its name in the register.
@@ -150,7 +156,7 @@ class Experiment:
 
     task: str = ""
     seed: int = 0
-    epochs: int = 100
+    epochs: int = may_grow(100)
     batch_size: int = 512
     init: str = ""
     model: NetworkConfig = dataclasses.field(default_factory=SqueezeTimeConfig)
@@ -193,8 +199,8 @@ def differences(experiment: Experiment, other: Mapping[str, Any]) -> list[str]:
     """Fields in which an experiment differs from one that was started, as `name: old -> new`.
 
     Left out are fields that do not affect what is trained: whole sections (`MAY_CHANGE`), fields
-    marked `may_change`, and paths marked `may_move` that end in the same name. A field that `other`
-    lacks had its default.
+    marked `may_change`, larger numbers marked `may_grow`, and paths marked `may_move` that end in
+    the same name. A field that `other` lacks had its default.
 
     Args:
       experiment: the new one.
@@ -223,6 +229,8 @@ def _differences(
 
 def _allowed(metadata: Mapping[str, Any], new: Any, old: Any) -> bool:
     rule = metadata.get(RESUME)
-    return rule == "any" or (
-        rule == "same name" and PurePath(str(new)).name == PurePath(str(old)).name
+    return (
+        rule == "any"
+        or (rule == "more" and new > old)
+        or (rule == "same name" and PurePath(str(new)).name == PurePath(str(old)).name)
     )

@@ -176,6 +176,7 @@ class Bar(Reporter):
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),  # the first step takes long: it is compiled before
             progress.TextColumn("{task.fields[numbers]}"),
         )
         self._task = self._progress.add_task(
@@ -249,12 +250,27 @@ def _number(name: str, value: float) -> str:
 
 
 class Clock:
-    """The wall-clock time of a run by part, in seconds."""
+    """The wall-clock time of a run by part, since the clock was made and in the runs continued."""
 
-    PARTS = ("data wait", "step", "evaluation", "saving")
+    PARTS = ("compiling", "data wait", "step", "evaluation", "saving")
+    REST = "starting and other"
 
-    def __init__(self, before: Mapping[str, float] | None = None) -> None:
-        self.seconds = dict.fromkeys(self.PARTS, 0.0) | dict(before or {})
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._here = dict.fromkeys(self.PARTS, 0.0)
+        self._before = dict.fromkeys((*self.PARTS, self.REST), 0.0)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each part so far, and the rest."""
+        rest = time.monotonic() - self._begin - sum(self._here.values())
+        here = {**self._here, self.REST: max(rest, 0.0)}
+        return {part: self._before[part] + seconds for part, seconds in here.items()}
+
+    def add(self, seconds: Mapping[str, float] | None) -> None:
+        """Count the time of the run that is continued, as `seconds` was then."""
+        for part, value in (seconds or {}).items():
+            self._before[part] = self._before.get(part, 0.0) + value
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -263,20 +279,36 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[part] += time.monotonic() - begin
+            self._here[part] += time.monotonic() - begin
 
-    def summary(self) -> str:
-        """One line: the share of each part, and what would make the run faster."""
-        total = sum(self.seconds.values()) or 1.0
-        shares = {part: seconds / total for part, seconds in self.seconds.items()}
+    def summary(self, workers: int = 0) -> str:
+        """One line: the share of each part, and what would make the run faster.
+
+        Args:
+          workers: decoding processes of the run; 0: threads.
+        """
+        seconds = self.seconds
+        total = sum(seconds.values()) or 1.0
+        shares = {part: value / total for part, value in seconds.items()}
         split = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
-        if shares["data wait"] > 0.1:
-            advice = "the devices wait for data: more processor cores or prepared shards would help"
-        elif shares["evaluation"] + shares["saving"] > 0.25:
-            advice = "evaluate and save less often to go faster"
+        return f"time {duration(total)}: {split}; {_advice(shares, workers)}"
+
+
+def _advice(shares: Mapping[str, float], workers: int) -> str:
+    cpus = available_cpus()
+    if shares["data wait"] > 0.1:
+        if workers < cpus:
+            more = f"--config.data.workers={cpus} (now {workers or '0: threads'})"
         else:
-            advice = "the devices are busy: a faster or a further device would help"
-        return f"time {duration(total)}: {split}; {advice}"
+            more = "more processors"
+        return f"the devices wait for data: try {more}, or train on shards (`squeezetime prepare`)"
+    if shares[Clock.REST] + shares["compiling"] > 0.5:
+        return "most of it is spent once, at the start: a longer run costs little more"
+    if shares["evaluation"] + shares["saving"] > 0.25:
+        return (
+            "evaluate and save less often to go faster (evaluation.every_epochs, run.save_epochs)"
+        )
+    return "the devices are busy: a faster or a further device would help"
 
 
 def environment() -> dict[str, Any]:

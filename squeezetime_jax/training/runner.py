@@ -42,6 +42,7 @@ from squeezetime_jax.training.report import (
     TensorBoard,
     console,
     draw_curves,
+    duration,
     environment,
 )
 from squeezetime_jax.training.step import (
@@ -97,6 +98,7 @@ def train(
 
 def run(task: Task, reporter: Reporter | None = None) -> Result:
     """As `train`, for a task that is open; its folder is the run's directory."""
+    clock = Clock()
     experiment: Experiment = task.experiment
     workdir = task.folder
     use_compilation_cache(experiment.run.compilation_cache)
@@ -124,7 +126,7 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
         timetable = _timetable(experiment, trainer.steps_per_epoch, evaluates=test is not None)
         evaluates_again = start > 0 and timetable.evaluates(start) and not store.scores(start)
         reporter = _reporters(experiment, workdir, start, timetable, evaluates_again, reporter)
-        clock = Clock(progress.get("seconds"))
+        clock.add(progress.get("seconds"))
 
         def evaluate_state(step: int, state: TrainState) -> None:
             assert test is not None
@@ -146,10 +148,14 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
                 evaluate_state(start, state)
             if start < timetable.total_steps:
                 with training_batches(data, task, mesh, start) as batches:
+                    reporter.say("compiling the training step; later runs of this config reuse it")
+                    with clock("compiling"):
+                        step = trainer.compile_step()
+                    reporter.say(f"compiled in {duration(clock.seconds['compiling'])}")
                     state = fit(
                         state,
                         start_step=start,
-                        step=trainer.compile_step(),
+                        step=step,
                         batches=batches,
                         key=trainer.key(),
                         timetable=timetable,
@@ -164,7 +170,7 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
                 draw_curves(workdir, trainer.steps_per_epoch, task.metric)
             best_step = store.best_step()
             best = store.folder / str(best_step) if best_step is not None else None
-            reporter.say(clock.summary())
+            reporter.say(clock.summary(experiment.data.workers))
             last = f"last checkpoint: {store.describe_last()}"
             reporter.say(last + (f"; best: {best}" if best else ""))
             return Result(state, best)
@@ -406,7 +412,7 @@ def _beginning(experiment: Any, workdir: Path, start: int, timetable: Timetable,
     if start >= total:
         return (
             f"{workdir} has all its {total} steps already: nothing is left to train; to train"
-            " further, start another run with --from"
+            " further, give more epochs, or start another run with --from"
         )
     if start:
         return f"continuing from step {start} of {total} in {workdir}, on {where}"

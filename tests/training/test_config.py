@@ -99,7 +99,10 @@ def test_what_is_left_to_the_data_follows_its_size() -> None:
 def test_differences_name_fields_and_leave_out_what_does_not_matter() -> None:
     other = to_json(Recognition(seed=3, run=Run(log_steps=1)))
     other["optimizer"]["momentum"] = 0.5
+    other["epochs"] = 90  # of which a run may have more
     assert differences(Recognition(), other) == [
         "optimizer.momentum: 0.5 -> 0.9",
         "seed: 3 -> 0",
     ]
+    other = to_json(Recognition(epochs=101))
+    assert differences(Recognition(), other) == ["epochs: 101 -> 100"]

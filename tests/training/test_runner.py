@@ -129,6 +129,7 @@ def test_the_same_files_elsewhere_are_the_same_run(whole: Path) -> None:
         ({"data__train": "/somewhere/val.txt"}, "data.train: '' -> '/somewhere/val.txt'"),
         ({"evaluation__num_clips": 2}, "evaluation.num_clips: 1 -> 2"),
         ({"seed": 3}, "seed: 0 -> 3"),
+        ({"epochs": 1}, "epochs: 2 -> 1"),
         ({"init": "other.pth"}, "init: '' -> 'other.pth'"),
     ],
 )
@@ -149,6 +150,15 @@ def test_a_moved_list_is_the_same_list(tmp_path: Path) -> None:
     runner.claim(tmp_path, tiny.experiment(data__train="/b/c/train.txt"))
     with pytest.raises(UserError, match=r"data.train: '/b/c/train.txt' -> '/b/c/val.txt'"):
         runner.claim(tmp_path, tiny.experiment(data__train="/b/c/val.txt"))
+
+
+def test_a_run_may_have_more_epochs_and_not_fewer(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "1" / "commit_success.txt").touch()
+    for epochs in (4, 6):
+        runner.claim(tmp_path, tiny.experiment(epochs=epochs))
+    with pytest.raises(UserError, match="another config: epochs: 6 -> 4;"):
+        runner.claim(tmp_path, tiny.experiment(epochs=4))
 
 
 def test_a_folder_without_checkpoints_is_free(tmp_path: Path) -> None:
