@@ -4,8 +4,8 @@ Rooms are imported inside the functions, so that `squeezetime --help` answers at
 """
 
 import argparse
-import signal
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,13 @@ _HOSTS = (  # JAX calls them processes; --workers are the decoding processes of 
 )
 
 
+def _together(args: argparse.Namespace) -> AbstractContextManager[None]:
+    from squeezetime_jax import hosts
+
+    given = args.coordinator, args.num_hosts, args.host_id
+    return hosts.together(f"squeezetime {args.command}", *given, force=args.distributed)
+
+
 @subcommand(
     "Train as a config says, or continue a run that was stopped.",
     "squeezetime train --config configs/k400.py --workdir runs/k400 --from in1k.pth",
@@ -151,22 +158,22 @@ _HOSTS = (  # JAX calls them processes; --workers are the decoding processes of 
     *_HOSTS,
 )
 def _train(args: argparse.Namespace) -> int:
-    from squeezetime_jax.training import config, devices, loop, runner
+    from squeezetime_jax.training import config, loop, runner
     from squeezetime_jax.training.experiment import as_lines
 
-    devices.connect(args.coordinator, args.num_hosts, args.host_id, force=args.distributed)
-    fields = config.read([f"--config={args.config}", *args.fields])
-    if args.init:
-        fields.init = str(Path(args.init).absolute())
-    if args.print_config:
-        print(as_lines(runner.open_task(fields, Path(args.workdir)).experiment))
+    with _together(args):
+        fields = config.read([f"--config={args.config}", *args.fields])
+        if args.init:
+            fields.init = args.init if "://" in args.init else str(Path(args.init).absolute())
+        if args.print_config:
+            print(as_lines(runner.open_task(fields, Path(args.workdir)).experiment))
+            return 0
+        try:
+            runner.train(fields, Path(args.workdir))
+        except loop.Preempted as stopped:
+            print(f"squeezetime train: {stopped}", file=sys.stderr)
+            return 128 + stopped.signal
         return 0
-    try:
-        runner.train(fields, Path(args.workdir))
-    except loop.Preempted as stopped:
-        print(f"squeezetime train: {stopped}", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    return 0
 
 
 @subcommand("List the configs that come with the package.", "squeezetime configs")
@@ -286,26 +293,26 @@ _VIDEOS = arg(
 )
 def _eval(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.recognition.choices import Choices
-    from squeezetime_jax.training import config, devices, runner
+    from squeezetime_jax.training import config, runner
 
-    devices.connect(args.coordinator, args.num_hosts, args.host_id, force=args.distributed)
     choices, checkpoint = build(Choices, args), args.checkpoint
-    given = config.read([f"--config={args.config}", *args.fields]) if args.config else None
 
     def complete(fields: Any) -> None:
         if fields.task == "recognition":
             choices.set_views(fields, checkpoint, has_config=given is not None)
 
-    runner.evaluate(
-        choices.fields(given),
-        checkpoint,
-        complete=complete,
-        batch_size=args.batch_size,
-        skip_unreadable=args.skip_unreadable,
-        as_json=args.json,
-        scores=args.scores,
-        save=args.save,
-    )
+    with _together(args):
+        given = config.read([f"--config={args.config}", *args.fields]) if args.config else None
+        runner.evaluate(
+            choices.fields(given),
+            checkpoint,
+            complete=complete,
+            batch_size=args.batch_size,
+            skip_unreadable=args.skip_unreadable,
+            as_json=args.json,
+            scores=args.scores,
+            save=args.save,
+        )
     return 0
 
 

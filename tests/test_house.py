@@ -13,7 +13,7 @@ PACKAGE = Path(squeezetime_jax.__file__).parent
 # From the bottom up. A room imports itself and the floors below its own, nothing beside or above.
 FLOORS = [
     {"errors", "machine"},
-    {"command_line", "compilation", "files"},
+    {"command_line", "compilation", "files", "hosts"},
     {"model"},
     {"peers"},
     {"checkpoint", "data"},

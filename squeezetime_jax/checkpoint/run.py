@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.store import CHECKPOINTS, Meta
 from squeezetime_jax.files import write_whole
@@ -90,7 +91,7 @@ class RunCheckpoints:
         """
         self.wait()
         self._added[step] = dict(scores)
-        if jax.process_index() == 0:
+        if hosts.is_main():
             write_whole(self.folder / str(step) / _SCORES, json.dumps(dict(scores)) + "\n")
         steps = sorted(self._manager.all_steps())
         for old in sorted({*steps} - {*steps[-self._keep :], self.best_of(steps)}):
@@ -142,10 +143,9 @@ class RunCheckpoints:
         Raises:
           CheckpointError: it does not fit `like`, or is damaged.
         """
-        steps = complete_steps(self.folder)
-        if not steps:
+        step = self._newest()
+        if step is None:
             return None
-        step = steps[-1]
         arrays = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
         items = ocp.args.Composite(**{_PROGRESS: ocp.args.JsonRestore()}, **arrays)
         try:
@@ -157,6 +157,24 @@ class RunCheckpoints:
                 " step to continue from the one before"
             ) from error
         return step, {name: found[name] for name in like}, found[_PROGRESS]
+
+    def _newest(self) -> int | None:
+        """The newest complete step, as host 0 finds it.
+
+        Raises:
+          CheckpointError: on all hosts, if one of them does not see it.
+        """
+        (steps, *_) = hosts.gather(complete_steps(self.folder))
+        if not steps:
+            return None
+        step = steps[-1]
+        found = hosts.gather(hosts.wait_for(lambda: step in complete_steps(self.folder), 20.0))
+        if not all(found):
+            raise CheckpointError(
+                f"{self.folder / str(step)}: host 0 sees this step, host {found.index(False)} does"
+                " not; the folder must be shared by all hosts"
+            )
+        return step
 
     def describe_last(self) -> str:
         """The newest complete step, for a message."""

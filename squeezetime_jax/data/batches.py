@@ -10,7 +10,6 @@ of batches taken; `endless_batches(..., start_step=n)` continues with batch n, b
 
 import contextlib
 import functools
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,7 +172,7 @@ class EvalBatches:
 
     Attributes:
       unreadable: name -> reason, of the videos that this host could not read so far. Only after the
-        last batch is it complete; hosts then have to agree what to do (`refuse_unreadable`).
+        last batch is it complete; the scorer then gathers those of all hosts.
     """
 
     def __init__(self, batches: grain.IterDataset, number: int) -> None:
@@ -226,23 +225,6 @@ def ordered_batches(
     ahead = _samples_ahead(len(rows), sum(value.nbytes for value in blank.values()))
     batches = _read(samples, workers, ahead).batch(len(rows), batch_fn=_collate)
     return EvalBatches(batches, number)
-
-
-def all_unreadable(unreadable: Mapping[str, str]) -> dict[str, str]:
-    """The unreadable videos of all hosts together, by name; every host has to call it."""
-    if jax.process_count() == 1:
-        return dict(sorted(unreadable.items()))
-    from jax.experimental import multihost_utils
-
-    text = np.frombuffer(json.dumps(dict(unreadable)).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(len(text)))
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(text)] = text
-    gathered = multihost_utils.process_allgather(padded)
-    found = {}
-    for row, size in zip(gathered, sizes, strict=True):
-        found.update(json.loads(row[:size].tobytes()))
-    return dict(sorted(found.items()))
 
 
 def unreadable_error(unreadable: Mapping[str, str]) -> UserError:

@@ -7,7 +7,6 @@ writing are here.
 
 import contextlib
 import json
-import pickle
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,10 +18,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from squeezetime_jax import hosts
 from squeezetime_jax.data.batches import (
     Sample,
     UnreadableRecord,
-    all_unreadable,
     local_rows,
     ordered_batches,
     to_devices,
@@ -79,6 +78,10 @@ class TestSet(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of records."""
+
+    def contents(self) -> Any:
+        """What the records are, a tree of texts, numbers and arrays that all hosts must have."""
+        return len(self)
 
     @abstractmethod
     def read(self, record: int) -> Sample:
@@ -195,7 +198,7 @@ def _in_batches(
             pending = answers
         parts += _fetch(pending, progress)
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return rows, all_unreadable(batches.unreadable)
+    return rows, _merged(hosts.gather(batches.unreadable))
 
 
 def _fetch(answers: Batch | None, progress: Progress) -> list[Rows]:
@@ -219,27 +222,18 @@ def _one_by_one(
         except UnreadableRecord as error:
             bad[error.name] = str(error)
         progress(1)
-    found = sorted(_from_all_hosts(answers), key=lambda pair: pair[0])
+    parts = hosts.gather(answers)
+    found = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
     rows: Rows = {"record": np.array([record for record, _ in found], np.int64)}
     for name in found[0][1] if found else ():
         rows[name] = np.empty(len(found), object)
         rows[name][:] = [answer[name] for _, answer in found]
-    return rows, all_unreadable(bad)
+    return rows, _merged(hosts.gather(bad))
 
 
-def _from_all_hosts(items: list[Any]) -> list[Any]:
-    """The items of every host; each has to call it."""
-    if jax.process_count() == 1:
-        return items
-    from jax.experimental import multihost_utils
-
-    content = np.frombuffer(pickle.dumps(items), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(len(content)))
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(content)] = content
-    gathered = multihost_utils.process_allgather(padded)
-    parts = [pickle.loads(row[:size].tobytes()) for row, size in zip(gathered, sizes, strict=True)]
-    return [item for part in parts for item in part]
+def _merged(unreadable: list[dict[str, str]]) -> dict[str, str]:
+    """The unreadable records of all hosts, by name."""
+    return dict(sorted({k: v for part in unreadable for k, v in part.items()}.items()))
 
 
 def report(

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
+from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.input import input_of
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
@@ -133,16 +134,16 @@ class Scorer:
     def __init__(self, model: Any, mesh: Mesh | None = None) -> None:
         self.config = model.config
         self._devices = mesh.size if mesh else 1
-        self.everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
         expected = input_of(model)
         self.sampling = Sampling.of_input(expected)
         self._pixels = expected.mean, expected.std
         self._graph: Any = None
+        place = functools.partial(hosts.put_everywhere, mesh=mesh) if mesh else jax.device_put
         if isinstance(model, SqueezeTime):
-            self._weights = fuse(model, place=lambda tree: jax.device_put(tree, self.everywhere))
+            self._weights = fuse(model, place=place)
         else:
             self._graph, state = nnx.split(model)
-            self._weights = jax.device_put(state, self.everywhere)
+            self._weights = place(state)
 
     def scores(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n classes"]:
         """Mean over the views of the softmax.

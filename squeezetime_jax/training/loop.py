@@ -1,8 +1,12 @@
 """The loop of a run: dispatch a step, read the metrics of the one before, save, evaluate."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -27,7 +31,15 @@ class NonFiniteLoss(UserError):
 
 
 class Preempted(UserError):
-    """The run received SIGTERM, and has saved its last step."""
+    """The run was asked to stop, and has saved its last step.
+
+    Attributes:
+      signal: the signal that asked.
+    """
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,29 +79,66 @@ class Timetable:
         return every > 0 and step % every == 0
 
 
+class _StopNow(Exception):
+    """A signal arrived where nothing is lost by stopping at once."""
+
+
 class StopRequest:
-    """Whether a SIGTERM has arrived: a scheduler needs the machine for something else."""
+    """Whether the run is to stop: SIGTERM (from a scheduler), or Ctrl-C; a second Ctrl-C leaves.
+
+    Attributes:
+      signal: the signal that arrived; on several hosts possibly at another one.
+    """
 
     def __enter__(self) -> "StopRequest":
-        self.signalled = False
+        self.signal = int(signal.SIGTERM)
+        self._arrived = self._is_saved = False
         # JAX's distributed service, where it runs, has a handler, and all hosts agree on a step.
         self._agrees = jax.distributed.is_initialized()
-        if not self._agrees:
-            self._before = signal.signal(signal.SIGTERM, self._handle)
+        numbers = [signal.SIGINT] if self._agrees else [signal.SIGINT, signal.SIGTERM]
+        if threading.current_thread() is not threading.main_thread():
+            numbers = []  # only the main thread may have handlers
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._agrees:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.signalled = True
+        self._arrived, self.signal = True, number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            print(
+                "stopping after this step, which is saved; Ctrl-C again leaves at once",
+                file=sys.stderr,
+                flush=True,
+            )
+        if self._agrees:
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX's handler tells the other hosts
+        elif self._is_saved:
+            raise _StopNow
 
     def after(self, step: int) -> bool:
         """Whether every host is to stop after this step."""
         if self._agrees:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self.signalled
+        return self._arrived
+
+    @contextlib.contextmanager
+    def while_saved(self) -> Iterator[None]:
+        """In this context a signal stops at once, because the step is saved; on one host only.
+
+        Raises:
+          _StopNow: a signal has arrived.
+        """
+        self._is_saved = True
+        try:
+            if self._arrived and not self._agrees:
+                raise _StopNow
+            yield
+        finally:
+            self._is_saved = False
 
 
 class Window:
@@ -155,7 +204,7 @@ def fit(
 
     Raises:
       NonFiniteLoss: with the step, the last good checkpoint and advice.
-      Preempted: after SIGTERM, when the checkpoint is on disk.
+      Preempted: after SIGTERM or Ctrl-C, when the checkpoint is on disk.
     """
     window = Window(progress)
     pending: tuple[int, Metrics] | None = None
@@ -200,17 +249,27 @@ def fit(
             # Saved before it is evaluated: nothing that an evaluation meets may lose a step.
             save(done)
             if stops and (done < total or timetable.evaluates(done)):
-                checkpoints.wait()
-                raise Preempted(
-                    f"stopped by SIGTERM; step {done} of {total} is saved:"
-                    f" {checkpoints.describe_last()}; the same command continues from there"
-                )
+                raise _preempted(stop.signal, done, total, checkpoints)
             if timetable.evaluates(done):
-                with jax.transfer_guard("allow"):
-                    evaluate(done, state)
+                try:
+                    with jax.transfer_guard("allow"), stop.while_saved():
+                        evaluate(done, state)
+                except _StopNow:
+                    raise _preempted(stop.signal, done, total, checkpoints) from None
         with clock("saving"), jax.transfer_guard("allow"):
             checkpoints.wait()
     return state
+
+
+def _preempted(number: int, done: int, total: int, checkpoints: RunCheckpoints) -> Preempted:
+    with jax.transfer_guard("allow"):
+        checkpoints.wait()
+    what = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    return Preempted(
+        f"stopped by {what}; step {done} of {total} is saved: {checkpoints.describe_last()}; the"
+        " same command continues from there",
+        number,
+    )
 
 
 def _in_order(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
+import squeezetime_jax
+from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.run import RunCheckpoints, complete_steps
 from squeezetime_jax.checkpoint.store import CHECKPOINTS
 from squeezetime_jax.compilation import use_compilation_cache
@@ -29,6 +33,7 @@ from squeezetime_jax.training.experiment import (
     PUBLISHED,
     Experiment,
     Published,
+    as_lines,
     differences,
     to_json,
 )
@@ -89,9 +94,10 @@ def train(
 
     Raises:
       UserError: a file is missing or invalid; `workdir` has another experiment; the batch does not
-        fit the devices; the loss is not finite; the disk is full; the run was stopped by SIGTERM.
+        fit the devices; the loss is not finite; the disk is full; SIGTERM or Ctrl-C stopped it.
     """
     folder = Path(workdir)
+    _check_is_folder(folder)
     _check_init(experiment.init, folder)
     return run(open_task(experiment, folder), reporter)
 
@@ -108,8 +114,13 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
     devices.check_batch_on(
         mesh, experiment.batch_size, group_size=task.bn_group_size, parts=recipe.accumulation
     )
+    _agree_on_config(experiment)
     data = task.training_set()
     test = task.test_set() if experiment.evaluation.every_epochs else None
+    _agree_on_data(data, "the training data")
+    if test is not None:
+        _agree_on_data(test, "the test data")
+    hosts.check_shared(workdir, "--workdir")
     claim(workdir, experiment)
     trainer = Trainer(task, mesh, steps_per_epoch(data, experiment))
     store = RunCheckpoints(
@@ -123,8 +134,10 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
             state = state_of(items)
         else:
             start, state, progress = 0, trainer.new_state(), {}
+            _agree_on_weights(state.params, experiment.init or "the first weights")
         timetable = _timetable(experiment, trainer.steps_per_epoch, evaluates=test is not None)
         evaluates_again = start > 0 and timetable.evaluates(start) and not store.scores(start)
+        evaluates_again = hosts.gather(evaluates_again)[0]
         reporter = _reporters(experiment, workdir, start, timetable, evaluates_again, reporter)
         clock.add(progress.get("seconds"))
 
@@ -166,7 +179,7 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
                         progress=progress,
                         workdir=workdir,
                     )
-            if devices.is_main():
+            if hosts.is_main():
                 draw_curves(workdir, trainer.steps_per_epoch, task.metric)
             best_step = store.best_step()
             best = store.folder / str(best_step) if best_step is not None else None
@@ -214,6 +227,9 @@ def evaluate(
     if batch_size is not None and test.batch_size is not None:
         test.batch_size = batch_size
     experiment = task.experiment
+    _agree_on_config(experiment, f"evaluation.batch_size = {test.batch_size}")
+    _agree_on_data(test, "the test data")
+    _agree_on_weights(nnx.state(model, nnx.Param), checkpoint)
     with progress_bar("evaluating", len(test)) as progress:
         scored = scoring.score(
             test,
@@ -223,7 +239,7 @@ def evaluate(
             skip_unreadable=skip_unreadable or experiment.evaluation.skip_unreadable,
             progress=progress,
         )
-    if devices.is_main():
+    if hosts.is_main():
         summary = {"checkpoint": checkpoint, **scored.scores.to_json()}
         comparison = ""
         if getattr(experiment.published, task.published):
@@ -269,6 +285,24 @@ def open_task(experiment: Experiment | ConfigDict, folder: Path) -> Task:
         find_task(experiment.task).fill_in(experiment, folder)
         experiment = config.parse(experiment)
     return find_task(experiment.task)(experiment, folder)
+
+
+def _agree_on_config(experiment: Experiment, *more: str) -> None:
+    versions = [f"squeezetime_jax {squeezetime_jax.__version__}", f"jax {jax.__version__}"]
+    lines = [*versions, *as_lines(experiment).splitlines(), *more]
+    hosts.agree("config", lines, "start the same command everywhere")
+
+
+def _agree_on_data(data: TrainingSet | scoring.TestSet, what: str) -> None:
+    if jax.process_count() > 1:
+        facts = [f"{len(data)} records", f"records with digest {hosts.digest(data.contents())}"]
+        hosts.agree(what, facts, "copy the lists and folders again, or share them")
+
+
+def _agree_on_weights(weights: Any, source: str) -> None:
+    if jax.process_count() > 1:
+        facts = [f"weights with digest {hosts.digest(weights)}"]
+        hosts.agree(source, facts, "copy the file again, or share it")
 
 
 def steps_per_epoch(data: TrainingSet, experiment: Experiment) -> int:
@@ -328,7 +362,7 @@ class Trainer:
     def new_state(self) -> TrainState:
         """The state before the first step."""
         state = init_state(*self.task.init(), self._optimizer, self._experiment.optimizer)
-        return devices.put_everywhere(state, self.mesh)
+        return hosts.put_everywhere(state, self.mesh)
 
     def key(self) -> PRNGKeyArray:
         """The run's key, on every device."""
@@ -396,7 +430,7 @@ def _reporters(
     evaluates_again: bool,
     first: Reporter | None,
 ) -> Reporter:
-    if not devices.is_main():
+    if not hosts.is_main():
         return Reporter()
     first = first or console(start, timetable.total_steps, experiment.batch_size)
     reporters = [first, MetricsFile(workdir, start, evaluates_again=evaluates_again)]
@@ -418,6 +452,20 @@ def _beginning(experiment: Any, workdir: Path, start: int, timetable: Timetable,
         return f"continuing from step {start} of {total} in {workdir}, on {where}"
     source = f"the weights of {experiment.init}" if experiment.init else "scratch"
     return f"starting from {source}: {total} steps of {experiment.batch_size} clips on {where}"
+
+
+def _check_is_folder(workdir: Path) -> None:
+    """Refuse a bucket.
+
+    Raises:
+      UserError: naming what can be given instead.
+    """
+    scheme = re.match(r"(\w{2,}):/", str(workdir))
+    if scheme:
+        raise UserError(
+            f"--workdir {scheme[1]}://...: must be a folder, not a bucket, because lines are"
+            " appended to its files; mount the bucket (gcsfuse, mount-s3) and give that folder"
+        )
 
 
 def _check_init(init: str, workdir: Path) -> None:
@@ -451,7 +499,7 @@ def claim(workdir: Path, experiment: Experiment) -> None:
                 f"{workdir}: holds a run with another config: {'; '.join(differing)}; choose"
                 " another --workdir, or the config that the run was started with"
             )
-    if devices.is_main():
+    if hosts.is_main():
         workdir.mkdir(parents=True, exist_ok=True)
         _write_json(path, to_json(experiment))
         _write_json(workdir / ENVIRONMENT, environment())

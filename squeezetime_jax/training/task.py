@@ -52,6 +52,10 @@ class TrainingSet(ABC):
     def __len__(self) -> int:
         """Number of records; an epoch has each once."""
 
+    def contents(self) -> Any:
+        """What the records are, a tree of texts, numbers and arrays that all hosts must have."""
+        return len(self), self.labels
+
     @abstractmethod
     def read(self, record: int, rng: np.random.Generator) -> Sample:
         """A training sample: the arrays of `Task.abstract_batch`, without the batch axis.

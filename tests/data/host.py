@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from labelled import train_batches
 
+from squeezetime_jax import hosts as lib
 from squeezetime_jax.data import batches, sources, transforms
 
 
@@ -33,7 +34,7 @@ def main(port: str, hosts: str, host: str, folder: str) -> None:
     with contextlib.closing(local), batches.to_devices(local, split) as on_devices:
         sums = [np.asarray(gather(next(on_devices)["clips"])).tolist() for _ in range(4)]
     unreadable = {f"{host}.mp4": "é" * (1 + int(host))}
-    print(json.dumps({"sums": sums, "unreadable": batches.all_unreadable(unreadable)}))
+    print(json.dumps({"sums": sums, "unreadable": lib.gather(unreadable)}))
 
 
 if __name__ == "__main__":

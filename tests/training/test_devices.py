@@ -2,7 +2,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import pytest
 from processes import finish, free_port, start
 
@@ -81,36 +80,6 @@ def test_collectives_are_counted_by_the_arrays_they_yield() -> None:
     assert devices.collective_bytes(program) == 40 + (12 + 8 + 1) + 8
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, False),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, False),
-        ({"SLURM_NTASKS": "4"}, False),  # inside an allocation, but not in a step of it
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, True),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}, True),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, True),
-    ],
-)
-def test_clusters_are_known_by_their_environment(
-    environment: dict[str, str], expected: bool
-) -> None:
-    assert devices.in_cluster(environment) is expected
-
-
-def test_a_lone_process_connects_to_nobody() -> None:
-    assert devices.connect(environment={}) is False
-
-
-def test_half_an_address_is_refused() -> None:
-    with pytest.raises(UserError, match="only some of coordinator address"):
-        devices.connect("host:1234", environment={})
-    with pytest.raises(UserError, match="JAX_PROCESS_ID must be a number, got 'two'"):
-        devices.connect(environment={"JAX_PROCESS_ID": "two"})
-
-
 class Devices:
     """A mesh of a number of devices."""
 
@@ -140,13 +109,6 @@ def test_groups_that_devices_cannot_share_are_refused() -> None:
     for sizes in ({"group_size": 64}, {"group_size": None}, {"group_size": 32, "parts": 2}):
         _check(4, 256, **sizes)
     _check(2, 32, group_size=64)  # a single group may be shared
-
-
-def test_a_tree_is_copied_to_new_buffers() -> None:
-    tree = {"a": jnp.arange(3.0)}
-    copied = devices.put_everywhere(tree, devices.data_mesh())
-    assert copied["a"].unsafe_buffer_pointer() != tree["a"].unsafe_buffer_pointer()
-    assert copied["a"].tolist() == [0, 1, 2]
 
 
 @dataclasses.dataclass(frozen=True)

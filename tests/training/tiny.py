@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from squeezetime_jax import hosts
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.scoring import Rows, Scores, TestSet
 from squeezetime_jax.model.config import NetworkConfig, SqueezeTimeConfig
@@ -190,10 +191,12 @@ def train(workdir: str, *fields: str) -> int:
     """Train; values of changed fields as Python writes them."""
     changes = {name: ast.literal_eval(value) for name, value in (f.split("=") for f in fields)}
     try:
-        run(Path(workdir), **changes)
-    except loop.Preempted as stopped:
-        print(stopped, flush=True)
-        return 143
+        with hosts.together("tiny"):
+            try:
+                run(Path(workdir), **changes)
+            except loop.Preempted as stopped:
+                print(stopped, flush=True)
+                return 128 + stopped.signal
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return 1
@@ -222,5 +225,5 @@ def losses(steps: str, counts: str, *fields: str) -> int:
 
 
 if __name__ == "__main__":
-    devices.connect()
+    hosts.connect()
     sys.exit({"train": train, "losses": losses}[sys.argv[1]](*sys.argv[2:]))

@@ -156,6 +156,11 @@ class Split:
             )
         self.frames = open_frames(data.frames, self.sampling, data.begins_at)
 
+    def contents(self) -> Any:
+        """The annotations and the proposals."""
+        proposals = {frame: self.proposals.all_of(frame) for frame in self.proposals.frames()}
+        return vars(self.key_frames.rows), proposals
+
     def select_proposals(self, frame: Frame) -> Float64[np.ndarray, "n 4"]:
         """The boxes of a frame that a detector found and that are used, as shares of it."""
         data = self.data

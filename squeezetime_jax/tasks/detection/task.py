@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.store import Meta
 from squeezetime_jax.data import augment
 from squeezetime_jax.data.batches import Sample, pad_rows
@@ -71,7 +72,7 @@ class Detection(Task):
         if data.train != PEOPLE:
             return data
         folder = self.folder / "videos"
-        devices.first_host_makes(lambda: people.write_people(folder, data.people), "people videos")
+        hosts.first_host_makes(lambda: people.write_people(folder, data.people), "people videos")
         return with_files(data, folder)
 
     def training_set(self) -> "TrainingClips":
@@ -209,6 +210,10 @@ class TrainingClips(TrainingSet):
     def __len__(self) -> int:
         return len(self._split.key_frames)
 
+    def contents(self) -> Any:
+        """The annotations and the proposals."""
+        return self._split.contents()
+
     def read(self, record: int, rng: np.random.Generator) -> Sample:
         """A clip with boxes; see `Split.training_sample`."""
         return self._split.training_sample(record, rng)
@@ -243,6 +248,10 @@ class TestClips(TestSet):
 
     def __len__(self) -> int:
         return len(self._split.key_frames)
+
+    def contents(self) -> Any:
+        """The annotations and the proposals."""
+        return self._split.contents()
 
     def read(self, record: int) -> Sample:
         """The sample of a frame.
@@ -319,7 +328,7 @@ def predictor(model: Detector, mesh: Mesh) -> Any:
         return jax.nn.sigmoid(detector(augment.normalise(clips, dtype), boxes.astype(dtype)))
 
     compiled = jax.jit(forward, in_shardings=(everywhere, split, split), out_shardings=split)
-    state = devices.put_everywhere(state, mesh)
+    state = hosts.put_everywhere(state, mesh)
     return lambda clips, boxes: compiled(state, clips, boxes)
 
 

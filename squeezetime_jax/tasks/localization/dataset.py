@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
@@ -307,6 +307,10 @@ class TrainingWindows(TrainingSet):
 
     def __len__(self) -> int:
         return len(self._windows)
+
+    def contents(self) -> Any:
+        """The windows with their instances."""
+        return [vars(window) for window in self._windows], self.labels
 
     def read(self, record: int, rng: np.random.Generator | None = None) -> Sample:
         """The frames of a window, uncropped, and the instances in it; nothing is random here."""

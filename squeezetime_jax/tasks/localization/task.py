@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
+from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.store import Meta, load, read_labels
 from squeezetime_jax.data.batches import Sample, UnreadableRecord
 from squeezetime_jax.data.embedded import untrimmed
@@ -47,7 +48,7 @@ from squeezetime_jax.tasks.localization.model import (
     load_localizer,
     normalise_frames,
 )
-from squeezetime_jax.training import config, devices
+from squeezetime_jax.training import config
 from squeezetime_jax.training.network import Network, Tree
 from squeezetime_jax.training.task import Batch, Metrics, Task
 
@@ -96,7 +97,7 @@ class Localization(Task):
         if data.annotations != UNTRIMMED:
             return data
         folder = self.folder / UNTRIMMED
-        devices.first_host_makes(
+        hosts.first_host_makes(
             lambda: untrimmed.write_untrimmed(folder, data.untrimmed), "untrimmed videos"
         )
         return dataclasses.replace(data, annotations=str(folder), videos=str(folder / "videos"))
@@ -105,7 +106,7 @@ class Localization(Task):
         """The training windows; the arrays that they need are written on first use."""
         windows = TrainingWindows(self.experiment, self.data)
         side = self.experiment.window.stored_side
-        devices.first_host_makes(lambda: write_arrays(windows.videos, self.data, side), "arrays")
+        hosts.first_host_makes(lambda: write_arrays(windows.videos, self.data, side), "arrays")
         return windows
 
     def test_set(self, checkpoint: str | None = None) -> "TestVideos":
@@ -224,6 +225,10 @@ class TestVideos(TestSet):
 
     def __len__(self) -> int:
         return len(self._videos)
+
+    def contents(self) -> Any:
+        """The videos."""
+        return self._videos, self._labels
 
     def read(self, record: int) -> Sample:
         """`frames`, an iterator over the frames of a video at the sampled rate.

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from squeezetime_jax import hosts
 from squeezetime_jax.data.batches import Sample
 from squeezetime_jax.data.sources import FileSource, Source
 from squeezetime_jax.data.transforms import ViewProtocol
@@ -18,7 +19,7 @@ from squeezetime_jax.evaluation.metrics import Accuracy
 from squeezetime_jax.evaluation.scoring import Batch, Rows, Scores, TestSet
 from squeezetime_jax.evaluation.views import Scorer, reorder
 from squeezetime_jax.files import whole
-from squeezetime_jax.tasks.recognition.videos import read_views
+from squeezetime_jax.tasks.recognition.videos import contents, read_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +162,10 @@ class TestVideos(TestSet):
     def __len__(self) -> int:
         return len(self._source)
 
+    def contents(self) -> Any:
+        """The videos' paths and labels."""
+        return contents(self._source)
+
     def read(self, record: int) -> Sample:
         """`clips`, uint8 (views, t, h, w, 3), `labels` and `order`, int32 ()."""
         orders = 1 if self._frame_orders is None else len(self._frame_orders)
@@ -179,8 +184,7 @@ class TestVideos(TestSet):
         scorer = Scorer(model, mesh)
         orders = None
         if self._frame_orders is not None:
-            everywhere = NamedSharding(mesh, PartitionSpec())
-            orders = jax.device_put(self._frame_orders, everywhere)
+            orders = hosts.put_everywhere(self._frame_orders, mesh)
 
         def predict(batch: Batch) -> Batch:
             clips = batch["clips"]

@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from squeezetime_jax import hosts
 from squeezetime_jax.data import classes, transforms
 from squeezetime_jax.data.batches import Sample, UnreadableRecord
 from squeezetime_jax.data.embedded import motion
@@ -21,7 +23,6 @@ from squeezetime_jax.data.transforms import TrainingClip, ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.labels import BUILT_IN, built_in
 from squeezetime_jax.tasks.recognition.experiment import Data, Recognition
-from squeezetime_jax.training.devices import first_host_makes
 from squeezetime_jax.training.task import TrainingSet
 
 MOTION = "motion"
@@ -71,7 +72,7 @@ def _open(data: Data, path: str, root: str, split: str) -> Source:
 
 
 def _open_motion(data: Data, folder: Path, split: str) -> Source:
-    first_host_makes(
+    hosts.first_host_makes(
         lambda: motion.write_motion_dataset(folder, **dataclasses.asdict(data.motion)),
         "motion videos",
     )
@@ -184,6 +185,10 @@ class TrainingVideos(TrainingSet):
     def __len__(self) -> int:
         return len(self._source)
 
+    def contents(self) -> Any:
+        """The videos' paths and labels."""
+        return contents(self._source)
+
     def read(self, record: int, rng: np.random.Generator) -> Sample:
         """`clips`, uint8 (t, h, w, 3), and `labels`, int32 ()."""
         video = self._source[record]
@@ -192,6 +197,12 @@ class TrainingVideos(TrainingSet):
                 return {"clips": self._clip.cut(opened, rng), "labels": np.int32(video.label)}
         except UserError as error:
             raise UnreadableRecord(video.name, str(error)) from None
+
+
+def contents(source: Source) -> Any:
+    """What hosts that see the same videos have in common; of shards, their number."""
+    videos = list(source.videos) if isinstance(source, FileSource) else len(source)
+    return videos, list(source.class_names)
 
 
 def read_views(source: Source, record: int, protocol: ViewProtocol) -> Sample:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from squeezetime_jax import hosts
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.tasks.localization.config import Head, Window
 from squeezetime_jax.tasks.localization.task import Localization, TestVideos
@@ -97,7 +98,7 @@ def losses(num_steps: int, num_devices: int) -> None:
 
 def evaluate(data: str, workdir: str, coordinator: str, host: str) -> None:
     """Evaluate a run as one of two hosts; prints the videos that this one reads."""
-    devices.connect(coordinator, 2, int(host))
+    hosts.connect(coordinator, 2, int(host))
     read = TestVideos.read
 
     def shown(self: TestVideos, record: int) -> dict:
