@@ -98,16 +98,55 @@ def test_a_stop_request_saves_and_leaves_the_evaluation_to_the_next_run(
     assert read_metrics(tmp_path) == read_metrics(whole)
 
 
-def test_sigterm_is_a_stop_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")]
+)
+def test_signals_are_stop_requests(
+    number: int, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     class Stops(Run):
         @staticmethod
         def before_record(count: int) -> None:
             if count == 290:  # of 320; earlier ones may be read before the first step
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
 
-    with pytest.raises(loop.Preempted, match="stopped by SIGTERM"):
+    with pytest.raises(loop.Preempted, match=f"stopped by {name}; step . of 10 is saved") as caught:
         _run(tmp_path, Stops)
+    assert caught.value.signal == number
     assert max(_steps(tmp_path)) < 10
+    assert ("Ctrl-C again leaves at once" in capfd.readouterr().err) == (number == signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_leaves_at_once() -> None:
+    with loop.StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.after(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_stop_request_ends_an_evaluation_whose_step_is_saved(tmp_path: Path, whole: Path) -> None:
+    class Slow(tiny.Weights):
+        def read(self, record: int) -> Any:
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the signal was ignored")
+
+    class Stops(Run):
+        test = Slow()
+
+    with pytest.raises(loop.Preempted, match="step 5 of 10 is saved"):
+        _run(tmp_path, Stops)
+    assert _steps(tmp_path) == {5}
+    _run(tmp_path)
+    assert read_metrics(tmp_path) == read_metrics(whole)
+
+
+@pytest.mark.parametrize("workdir", ["gs://bucket/run", Path("s3://bucket/run")])
+def test_a_bucket_is_refused(workdir: str | Path) -> None:
+    with pytest.raises(UserError, match=r"^--workdir (gs|s3)://...: must be a folder, not a buck"):
+        runner.train(tiny.experiment(), workdir)
+    assert not Path(workdir).exists()
 
 
 def test_the_same_files_elsewhere_are_the_same_run(whole: Path) -> None:

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.report import UnaccountedWeights
 from squeezetime_jax.checkpoint.store import Meta, load, read_labels
 from squeezetime_jax.data import classes
@@ -33,7 +34,7 @@ from squeezetime_jax.tasks.recognition.videos import (
     open_test,
     open_train,
 )
-from squeezetime_jax.training import config, devices
+from squeezetime_jax.training import config
 from squeezetime_jax.training.network import Network, Tree
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.task import Batch, Metrics, Task
@@ -167,7 +168,7 @@ TASK = Recognition
 
 
 def _say(text: str) -> None:
-    if devices.is_main():
+    if hosts.is_main():
         print(text, file=sys.stderr, flush=True)
 
 
