@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from squeezetime_jax.model.layers import initialise
-from squeezetime_jax.peers.entry import Entry, Input, Published, Released, spelled, table
+from squeezetime_jax.peers.entry import Entry, Input, Released, spelled, table
 from squeezetime_jax.peers.layers import ConvNorm, Head
 from squeezetime_jax.peers.mobile import (
     InvertedBottleneck,
@@ -110,14 +110,12 @@ def _e3d_released(config: E3DConfig) -> Iterator[Released]:
 
 ENTRIES = (
     Entry(
-        name="e3d_xs",
         title="E3D-XS",
         year=2023,
         idea="inverted bottlenecks whose sizes maximise the entropy of the feature maps",
         config=E3DConfig(),
         build=E3D,
         input=Input(frame_interval=4, short_side=224, crop_side=160, train_side=160),
-        published=Published(2_181_432, 2_293_964_800, (16, 160, 160), "E3d-XS", 313),
         released=(_e3d_released,),
     ),
 )

@@ -8,10 +8,12 @@ import numpy as np
 from flax import nnx
 
 from squeezetime_jax.model.config import NetworkConfig
+from squeezetime_jax.peers.published import PUBLISHED, Published
 
 # Normalisation of pixel values 0..255: (mean, standard deviation) of red, green and blue.
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 HALF = (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
+GREY = (114.75, 114.75, 114.75), (57.375, 57.375, 57.375)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,32 +54,6 @@ def square(side: int, frame_interval: int, pixels: Any = IMAGENET, **views: Any)
     """An input whose crops are as large as the frames' shorter side; `pixels`: mean and std."""
     sides = {"short_side": side, "crop_side": side, "train_side": side, **views}
     return Input(frame_interval=frame_interval, mean=pixels[0], std=pixels[1], **sides)
-
-
-@dataclass(frozen=True)
-class Published:
-    """Figures of others, and what was measured of the public code.
-
-    Attributes:
-      parameters: number of parameters with 400 classes.
-      multiply_adds: of convolutions and matrix products, for one clip of `clip`; one multiply-add
-        counts as one.
-      clip: (frames, height, width) that this and the paper's speed are of.
-      paper_row: the network's name in Tables 6 and 7 of the paper; empty if it is not there.
-      paper_cpu_ms: the paper's milliseconds a clip on a CPU (Table 7).
-      weights: public weight files that this network reads.
-      licence: of these files.
-      top1: Kinetics accuracy that is published with the first of them, in percent.
-    """
-
-    parameters: int
-    multiply_adds: int
-    clip: tuple[int, int, int]
-    paper_row: str = ""
-    paper_cpu_ms: int | None = None
-    weights: tuple[str, ...] = ()
-    licence: str = ""
-    top1: float | None = None
 
 
 class Released(NamedTuple):
@@ -126,25 +102,31 @@ class Entry:
     """A network of the register.
 
     Attributes:
-      name: what it is called on the command line, in configurations and in checkpoints.
       title: its name in prose.
       year: of its publication.
       idea: what is new in it, in a line.
-      config: its configuration as published; `config.name` is `name`.
+      config: its configuration as published.
       build: makes the module: `build(config, rngs)`.
       input: what it expects of its input.
-      published: its figures.
       released: for a configuration, the modules of its state dict in PyTorch's order; one function
         for each spelling that public files have, the first is the one that is written. Empty for
         SqueezeTime, whose table is in `checkpoint/`.
     """
 
-    name: str
     title: str
     year: int
     idea: str
     config: NetworkConfig
     build: Callable[[Any, nnx.Rngs], nnx.Module]
     input: Input
-    published: Published
     released: tuple[Callable[[Any], Iterator[Released]], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line, in configurations and in checkpoints."""
+        return self.config.name
+
+    @property
+    def published(self) -> Published:
+        """Its figures."""
+        return PUBLISHED[self.name]

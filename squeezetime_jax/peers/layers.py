@@ -74,20 +74,11 @@ class Conv(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-    """A convolution, its batch norm and an activation; `Conv` has the other arguments.
+    """A convolution, its batch norm and an activation.
 
-    Args:
-      in_features: channels read.
-      out_features: channels written.
-      kernel: as for `Conv`.
-      config: gives the dtypes and the clips of a batch norm group.
-      stride: as for `Conv`.
-      padding: as for `Conv`.
-      groups: as for `Conv`.
+    Args: those of `Conv` and `BatchNorm`, and
       conv: the class of the convolution.
       activation: applied last; None for none.
-      epsilon: of the batch norm.
-      momentum: of the batch norm, as `BatchNorm` has it.
     """
 
     def __init__(
@@ -121,14 +112,18 @@ class ConvNorm(nnx.Module):
 
 
 class Head(nnx.Module):
-    """Global average pool, dropout, linear classifier.
+    """Average pool, a hidden layer where there is one, dropout, linear classifier.
 
     Args:
       in_features: channels of the feature map.
       config: gives the classes, dropout and dtypes.
+      std: standard deviation of the classifier's initial kernel.
       per_frame: whether frames are classified one by one and their logits averaged; without
         dropout the same as averaging features.
-      std: standard deviation of the classifier's initial kernel.
+      window: length, height and width of the average pool, which slides one step at a time; each
+        position is classified and the logits are averaged. None: one average of the whole map.
+      hidden: the hidden layer.
+      activation: behind it.
     """
 
     def __init__(
@@ -136,23 +131,33 @@ class Head(nnx.Module):
         in_features: int,
         config: NetworkConfig,
         *,
-        per_frame: bool = False,
         std: float = 0.01,
+        per_frame: bool = False,
+        window: Triple | None = None,
+        hidden: Linear | None = None,
+        activation: Activation = jax.nn.relu,
     ):
+        self.hidden, self.activation = nnx.data(hidden), activation
+        if hidden is not None:
+            in_features = hidden.kernel.shape[1]
         self.dropout = nnx.Dropout(config.dropout)
         self.classifier = Linear(in_features, config.num_classes, config, std=std)
-        self.per_frame = per_frame
+        self.per_frame, self.window = per_frame, window
         self.dtype = config.param_dtype
 
     def __call__(
         self, x: Float[Array, "n t h w c"], rngs: nnx.Rngs | Array | None = None
     ) -> Float[Array, "n classes"]:
         """Logits of a feature map."""
-        if self.per_frame:
-            logits = self.classifier(self.dropout(jnp.mean(x, (2, 3)), rngs=rngs))
-            return jnp.mean(logits.astype(self.dtype), axis=1)
-        pooled = self.dropout(jnp.mean(x, (1, 2, 3)), rngs=rngs)
-        return self.classifier(pooled).astype(self.dtype)
+        if self.window is None:
+            x = jnp.mean(x, (2, 3) if self.per_frame else (1, 2, 3), keepdims=True)
+        else:
+            window = tuple(map(min, self.window, x.shape[1:4]))  # a smaller map is pooled whole
+            x = nnx.avg_pool(x, window_shape=window, strides=(1, 1, 1), padding="VALID")
+        if self.hidden is not None:
+            x = self.activation(self.hidden(x))
+        logits = self.classifier(self.dropout(x, rngs=rngs))
+        return jnp.mean(logits.astype(self.dtype), (1, 2, 3))
 
 
 class Network(nnx.Module):

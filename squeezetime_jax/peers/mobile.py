@@ -21,10 +21,11 @@ from jaxtyping import Array, Float
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise
 from squeezetime_jax.model.norm import EPSILON
-from squeezetime_jax.peers.entry import Entry, Published, Released, spelled, square, table
+from squeezetime_jax.peers.entry import Entry, Released, spelled, square, table
 from squeezetime_jax.peers.layers import (
     Activation,
     ConvNorm,
+    Head,
     Network,
     Padding,
     Triple,
@@ -136,47 +137,6 @@ class SqueezeExcitation(nnx.Module):
         return x * jax.nn.sigmoid(weights)[:, None, None, None]
 
 
-class HiddenHead(nnx.Module):
-    """Average pool, linear layer, activation, dropout, linear classifier.
-
-    Args:
-      hidden: the first linear layer.
-      config: gives the classes, dropout and dtypes.
-      activation: of the hidden layer.
-      std: standard deviation of the classifier's initial kernel.
-      window: length, height and width of the average pool, which slides one step at a time; each
-        position is classified and the logits are averaged. None: one average of the whole map.
-    """
-
-    def __init__(
-        self,
-        hidden: Linear,
-        config: NetworkConfig,
-        *,
-        activation: Activation,
-        std: float,
-        window: Triple | None = None,
-    ):
-        self.hidden = hidden
-        self.activation = activation
-        self.dropout = nnx.Dropout(config.dropout)
-        self.classifier = Linear(hidden.kernel.shape[1], config.num_classes, config, std=std)
-        self.window = window
-        self.dtype = config.param_dtype
-
-    def __call__(
-        self, x: Float[Array, "n t h w c"], rngs: nnx.Rngs | Array | None = None
-    ) -> Float[Array, "n classes"]:
-        """Logits of a feature map."""
-        if self.window is None:
-            pooled = jnp.mean(x, (1, 2, 3), keepdims=True)
-        else:
-            window = tuple(map(min, self.window, x.shape[1:4]))  # a smaller map is pooled whole
-            pooled = nnx.avg_pool(x, window_shape=window, strides=(1, 1, 1), padding="VALID")
-        hidden = self.dropout(self.activation(self.hidden(pooled)), rngs=rngs)
-        return jnp.mean(self.classifier(hidden).astype(self.dtype), (1, 2, 3))
-
-
 class MobileNetwork(Network):
     """A stem, stages of blocks, and a last 1x1x1 convolution before the head.
 
@@ -282,7 +242,7 @@ class MoViNet(MobileNetwork):
         self.last = conv_norm(width, config.last, 1, config)
         hidden = he_linear(config.last, config.hidden, config)
         std = math.sqrt(2 / config.num_classes)
-        self.head = HiddenHead(hidden, config, activation=swish, std=std)
+        self.head = Head(config.last, config, std=std, hidden=hidden, activation=swish)
         initialise(self, rngs)
 
 
@@ -355,7 +315,6 @@ def _movinet_released(config: MoViNetConfig) -> Iterator[Released]:
 
 ENTRIES = (
     Entry(
-        name="movinet_a0",
         title="MoViNet-A0",
         year=2021,
         idea="inverted bottlenecks in time and space, found by architecture search",
@@ -364,12 +323,6 @@ ENTRIES = (
         input=square(
             172, 6, ((0.0,) * 3, (255.0,) * 3), num_clips=1, num_crops=1
         ),  # 5 frames a second
-        published=Published(
-            *(2_701_999, 2_630_324_208, (50, 172, 172), "MoViNet-A0", 505),
-            weights=("modelA0_statedict_v3",),
-            licence="MIT",
-            top1=72.28,
-        ),
         released=(_movinet_released,),
     ),
 )

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise, normal_param
-from squeezetime_jax.peers.entry import Entry, Published, Released, spelled, square, table
+from squeezetime_jax.peers.entry import Entry, Released, spelled, square, table
 from squeezetime_jax.peers.layers import Conv, Head, Triple, check_clips, convolve, max_pool
 from squeezetime_jax.peers.transformers import (
     MLP,
@@ -292,29 +292,13 @@ _PIXELS = (114.75,) * 3, (57.375,) * 3
 
 ENTRIES = (
     _mvit(
-        name="mvitv2_small",
         title="MViTv2-S",
         config=MViTConfig(),
         input=square(128, 12, _PIXELS),
-        published=Published(
-            34_537_744, 4_181_926_080, (4, 128, 128), "MViTv2-Small", paper_cpu_ms=176
-        ),
     ),
     _mvit(
-        name="mvitv2_small_16x4",
         title="MViTv2-S 16x4",
         config=MViTConfig(name="mvitv2_small_16x4", num_frames=16),
         input=square(224, 4, _PIXELS, num_clips=5, num_crops=1),
-        published=Published(
-            *(34_537_744, 64_223_815_872, (16, 224, 224)),
-            weights=(
-                "mvit-small-p244_16x4x1_kinetics400-rgb_20221021-9ebaaeed.pth",
-                "mvit-small-p244_32xb16-16x4x1-200e_kinetics400-rgb_20230201-23284ff3.pth",
-                "MViTv2_S_16x4_k400_f302660347.pyth",
-                "mvit_v2_s-ae3be167.pth",
-            ),
-            licence="Apache-2.0, torchvision's BSD-3-Clause",
-            top1=81.1,
-        ),
     ),
 )

@@ -3,16 +3,12 @@
     names()                                 # "squeezetime", "tsm_r18", "x3d_xs", ...
     model = create("tsm_r18", num_classes=51)          # evaluation mode, drawn from a seed
     config = configure("tsm_r18", num_classes=51)      # what `model.config` is
-    entry = entry_of("tsm_r18")             # or of a configuration, or of a module
-    entry.input.frame_interval, entry.input.crop_side  # what it expects of its input
-    module = build(config, nnx.Rngs(0))     # training mode
-    shapes = abstract(config)               # the module as shapes, nothing is drawn
+    entry_of("tsm_r18").input               # what it expects of its input
 
-A configuration is a frozen dataclass with `name`, `num_frames`, `num_classes`, `dropout`,
-`bn_group_size`, `dtype` (`model.config.NetworkConfig`) and fields of its own; `to_json` and
-`from_json` write and read it. A module has `config`, `__call__(clips, rngs=None) -> logits`,
-`features(clips)` and `stage_maps(clips)` with clips of shape (n, t, h, w, 3). To add a network, put
-its `Entry` into the `ENTRIES` of its file, and a new file into `_FILES` below.
+A configuration is a frozen dataclass, a `model.config.NetworkConfig` with fields of its own. A
+module has `config`, `__call__(clips, rngs=None) -> logits`, `features(clips)` and
+`stage_maps(clips)` with clips of shape (n, t, h, w, 3). To add a network, put its `Entry` into the
+`ENTRIES` of its file, its figures into `published`, and a new file into `_FILES` below.
 """
 
 import dataclasses
@@ -29,29 +25,14 @@ from squeezetime_jax.peers import (
     mobile,
     mvit,
     resnets,
-    slowfast,
     squeezetime,
-    tada,
-    tpn,
     transformers,
     video_swin,
     x3d,
 )
 from squeezetime_jax.peers.entry import Entry
 
-_FILES = (
-    squeezetime,
-    resnets,
-    slowfast,
-    tpn,
-    tada,
-    x3d,
-    mobile,
-    e3d,
-    mvit,
-    video_swin,
-    transformers,
-)
+_FILES = (squeezetime, resnets, x3d, mobile, e3d, mvit, video_swin, transformers)
 _ENTRIES = {entry.name: entry for file in _FILES for entry in file.ENTRIES}
 
 

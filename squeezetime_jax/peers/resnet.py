@@ -183,16 +183,9 @@ def conv_norm(
     relu: bool = False,
     is_last: bool = False,
 ) -> ConvNorm:
-    """A convolution, factored if the network's are, and its batch norm.
+    """A convolution, factored if the network's are, its batch norm, and a ReLU if it has one.
 
-    Args:
-      in_features: channels read.
-      out_features: channels written.
-      kernel: as for `Conv`.
-      config: of the network.
-      stride: as for `Conv`.
-      relu: whether a ReLU follows.
-      is_last: whether this ends a block's residual branch.
+    `is_last` is for the end of a block's residual branch; the others are as for `Conv`.
     """
     layer = ConvNorm(
         *(in_features, out_features, kernel, config),

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from squeezetime_jax.model.layers import initialise
-from squeezetime_jax.peers.entry import Entry, Input, Published, Released
+from squeezetime_jax.peers.entry import Released
 from squeezetime_jax.peers.layers import Conv, Head, Network, check_clips
 from squeezetime_jax.peers.resnet import Backbone, Pattern, ResNetConfig, released_backbone
 
@@ -97,33 +97,3 @@ def released(config: SlowFastConfig) -> Iterator[Released]:
         yield Released(f"backbone.slow_path.{name}_lateral.conv", f"laterals.{i}", "conv")
     yield from released_backbone(config.fast, "backbone.fast_path", "fast")
     yield Released("cls_head.fc_cls", "head.classifier", "linear")
-
-
-def _entry(name: str, title: str, depth: int, published: Published) -> Entry:
-    return Entry(
-        name=name,
-        title=title,
-        year=2019,
-        idea="a slow path of many channels and a fast path of many frames",
-        config=SlowFastConfig(name=name, num_frames=32, depth=depth),
-        build=SlowFast,
-        input=Input(frame_interval=2),
-        published=published,
-        released=(released,),
-    )
-
-
-ENTRIES = (
-    _entry(
-        *("slowfast_r18", "SlowFast-R18", 18),
-        Published(33_771_768, 25_140_888_576, (32, 256, 256), "Slowfast-R18", 604),
-    ),
-    _entry(
-        *("slowfast_r50_4x16", "SlowFast-R50 4x16", 50),
-        Published(
-            *(34_479_288, 27_638_665_216, (32, 224, 224)),
-            weights=("slowfast_r50_8xb8-4x16x1-256e_kinetics400-rgb_20220901-701b0f6f.pth",),
-            licence="Apache-2.0",
-        ),
-    ),
-)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from squeezetime_jax.model.layers import initialise, uniform_param
 from squeezetime_jax.model.norm import BatchNorm
-from squeezetime_jax.peers.entry import Entry, Input, Published, Released
+from squeezetime_jax.peers.entry import Released
 from squeezetime_jax.peers.layers import Conv, ConvNorm, Head, Network, Triple, check_clips
 from squeezetime_jax.peers.resnet import BLOCKS, Backbone, Block, ResNetConfig
 
@@ -149,33 +149,3 @@ def _released_calibrated(name: str, path: str, norm: str) -> Iterator[Released]:
     yield Released(f"{name}_rf.b", f"{path}.out", "conv")
     yield Released(f"{name}_bn", f"{norm}.norm", "norm")
     yield Released(f"{name}_avgpool_bn", f"{norm}.pooled", "norm")
-
-
-def _entry(name: str, title: str, depth: int, published: Published) -> Entry:
-    grey = (114.75, 114.75, 114.75), (57.375, 57.375, 57.375)
-    config = ResNetConfig(
-        name=name, num_frames=8, depth=depth, pool_stride=None, strides=(2, 2, 2, 2)
-    )
-    return Entry(
-        name=name,
-        title=title,
-        year=2022,
-        idea="2-D kernels are calibrated for each frame",
-        config=config,
-        build=TAda2D,
-        input=Input(frame_interval=8, mean=grey[0], std=grey[1]),
-        published=published,
-        released=(released,),
-    )
-
-
-ENTRIES = (
-    _entry(
-        *("tada_r18", "TAda-R18", 18),
-        Published(14_236_032, 19_099_037_696, (8, 256, 256), "TADA-R18", 767),
-    ),
-    _entry(
-        *("tada2d_r50", "TAda2D-R50", 50),
-        Published(27_485_472, 33_022_537_728, (8, 224, 224), licence="Apache-2.0"),
-    ),
-)

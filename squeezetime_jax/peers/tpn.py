@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from squeezetime_jax.model.layers import initialise, uniform_param
-from squeezetime_jax.peers.entry import Entry, Input, Published, Released
+from squeezetime_jax.peers.entry import Released
 from squeezetime_jax.peers.layers import Conv, ConvNorm, Head, Network, check_clips, max_pool
 from squeezetime_jax.peers.resnet import Backbone, ResNetConfig, released_backbone
 
@@ -155,43 +155,3 @@ def _released_fusion(name: str, path: str) -> Iterator[Released]:
 def _conv_norm(name: str, path: str) -> Iterator[Released]:
     yield Released(f"{name}.conv", f"{path}.conv", "conv")
     yield Released(f"{name}.bn", f"{path}.norm", "norm")
-
-
-def _entry(name: str, title: str, depth: int, published: Published) -> Entry:
-    config = ResNetConfig(
-        name=name,
-        num_frames=8,
-        depth=depth,
-        inflate=((0,), (0,), (1,), (1,)),
-        zero_residual=True,
-    )
-    return Entry(
-        name=name,
-        title=title,
-        year=2020,
-        idea="a pyramid of tempos over the last two stages of SlowOnly",
-        config=config,
-        build=TPN,
-        input=Input(frame_interval=8),
-        published=published,
-        released=(released,),
-    )
-
-
-ENTRIES = (
-    _entry(
-        *("tpn_r18", "TPN-R18", 18),
-        Published(38_065_504, 36_659_560_448, (8, 256, 256), "TPN-R18", 344),
-    ),
-    _entry(
-        *("tpn_r50", "TPN-R50", 50),
-        Published(
-            *(91_498_336, 50_276_368_384, (8, 224, 224)),
-            weights=(
-                "tpn-slowonly_imagenet-pretrained-r50_8xb8-8x8x1-150e_kinetics400-rgb_20220913-fed3f4c1.pth",
-                "tpn-slowonly_r50_8xb8-8x8x1-150e_kinetics400-rgb_20220913-97d0835d.pth",
-            ),
-            licence="Apache-2.0",
-        ),
-    ),
-)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise, normal_param, uniform_param
-from squeezetime_jax.peers.entry import HALF, Entry, Published, Released, spelled, square, table
+from squeezetime_jax.peers.entry import HALF, Entry, Released, spelled, square, table
 from squeezetime_jax.peers.layers import Conv, Head, Network, Triple, check_clips
 
 Clips = Float[Array, "n t h w 3"]
@@ -354,41 +354,23 @@ _JOINT_IDEA = "a vision transformer whose patches attend to those of all frames"
 
 ENTRIES = (
     _timesformer(
-        name="timesformer_base",
         title="TimeSformer-B",
         idea=_JOINT_IDEA,
         config=TimeSformerConfig(),
         input=square(128, 12, HALF),
-        published=Published(
-            86_007_952, 23_196_923_904, (4, 128, 128), "TimeSformer-Base", paper_cpu_ms=196
-        ),
     ),
     _timesformer(
-        name="timesformer_base_8x32",
         title="TimeSformer-B 8x32",
         idea=_JOINT_IDEA,
         config=TimeSformerConfig(name="timesformer_base_8x32", num_frames=8, side=224),
         input=square(224, 32, HALF, num_clips=1),
-        published=Published(
-            *(86_112_400, 179_562_805_248, (8, 224, 224)),
-            weights=("timesformer_jointST_8xb8-8x32x1-15e_kinetics400-rgb_20220815-8022d1c0.pth",),
-            licence="Apache-2.0",
-            top1=76.95,
-        ),
     ),
     _timesformer(
-        name="timesformer_divst",
         title="TimeSformer-B divided 8x32",
         idea="a vision transformer whose patches attend over time, then within their frame",
         config=TimeSformerConfig(
             name="timesformer_divst", num_frames=8, side=224, attention="divided"
         ),
         input=square(224, 32, HALF, num_clips=1),
-        published=Published(
-            *(121_566_352, 195_830_280_192, (8, 224, 224)),
-            weights=("timesformer_divST_8xb8-8x32x1-15e_kinetics400-rgb_20220815-a4d0d01f.pth",),
-            licence="Apache-2.0",
-            top1=77.69,
-        ),
     ),
 )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise, normal_param, uniform_param
-from squeezetime_jax.peers.entry import Entry, Published, Released, spelled, square, table
+from squeezetime_jax.peers.entry import Entry, Released, spelled, square, table
 from squeezetime_jax.peers.layers import Conv, Head, Triple, check_clips
 from squeezetime_jax.peers.transformers import (
     Attention,
@@ -235,27 +235,13 @@ _swin = partial(
 
 ENTRIES = (
     _swin(
-        name="videoswin_tiny",
         title="VideoSwin-T",
         config=VideoSwinConfig(),
         input=square(160, 12),
-        published=Published(
-            28_158_070, 5_565_170_688, (4, 160, 160), "VideoSwin-Tiny", paper_cpu_ms=162
-        ),
     ),
     _swin(
-        name="videoswin_tiny_32x2",
         title="VideoSwin-T 32x2",
         config=VideoSwinConfig(name="videoswin_tiny_32x2", num_frames=32),
         input=square(224, 2, num_clips=4),
-        published=Published(
-            *(28_158_070, 87_764_152_320, (32, 224, 224)),
-            weights=(
-                "swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb_20220930-241016b2.pth",
-                "swin3d_t-7615ae03.pth",
-            ),
-            licence="Apache-2.0, torchvision's BSD-3-Clause",
-            top1=78.9,
-        ),
     ),
 )

@@ -13,10 +13,9 @@ from jaxtyping import Array, Float
 
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, initialise
-from squeezetime_jax.peers.entry import Entry, Published, Released, spelled, square, table
-from squeezetime_jax.peers.layers import Conv, ConvNorm, Triple
+from squeezetime_jax.peers.entry import Entry, Released, spelled, square, table
+from squeezetime_jax.peers.layers import Conv, ConvNorm, Head, Triple
 from squeezetime_jax.peers.mobile import (
-    HiddenHead,
     InvertedBottleneck,
     MobileNetwork,
     Size,
@@ -63,7 +62,7 @@ class X3D(MobileNetwork):
         self.stages = make_stages(X3DBlock, first, stages, config)
         self.last = ConvNorm(last, _inner(last), 1, config, activation=relu)
         hidden = Linear(_inner(last), config.hidden, config, bias=False)
-        self.head = HiddenHead(hidden, config, activation=relu, std=0.01, window=config.pool_window)
+        self.head = Head(_inner(last), config, window=config.pool_window, hidden=hidden)
         initialise(self, rngs)
 
 
@@ -157,48 +156,27 @@ _x3d = partial(
     released=(partial(_released, 0), partial(_released, 1)),
 )
 _PIXELS = (114.75,) * 3, (57.38,) * 3
-_public = partial(Published, licence="Apache-2.0")
 
 ENTRIES = (
     _x3d(
-        name="x3d_xs",
         title="X3D-XS",
         config=X3DConfig(),
         input=square(182, 12, _PIXELS),
-        published=_public(
-            *(3_794_322, 838_807_664, (4, 182, 182), "X3d-XS", 219, ("x3d_xs.pyth",)), top1=69.5
-        ),
     ),
     _x3d(
-        name="x3d_s",
         title="X3D-S",
         config=X3DConfig(name="x3d_s", num_frames=13),
         input=square(182, 6, _PIXELS, train_side=160),
-        published=_public(
-            *(3_794_322, 2_721_933_356, (13, 182, 182)),
-            weights=("x3d_s_13x6x1_facebook-kinetics400-rgb_20201027-623825a0.pth",),
-            top1=73.2,
-        ),
     ),
     _x3d(
-        name="x3d_m",
         title="X3D-M",
         config=X3DConfig(name="x3d_m", num_frames=16),
         input=square(256, 5, _PIXELS, train_side=224),
-        published=_public(
-            *(3_794_322, 6_180_613_376, (16, 256, 256)),
-            weights=("x3d_m_16x5x1_facebook-kinetics400-rgb_20201027-3f42382a.pth",),
-            top1=75.6,
-        ),
     ),
     _x3d(
-        name="x3d_xs_hub",
         title="X3D-XS of pytorchvideo",
         config=X3DConfig(name="x3d_xs_hub", pool_window=(4, 5, 5), norm_first_shortcut=False),
         input=square(182, 12, _PIXELS, train_side=160),
-        published=_public(
-            3_794_274, 605_256_512, (4, 160, 160), weights=("X3D_XS.pyth",), top1=69.12
-        ),
         released=(partial(_released, 2),),
     ),
 )

@@ -77,7 +77,7 @@ class TinyNetwork(nnx.Module):
 
 
 registry._ENTRIES["tiny"] = dataclasses.replace(
-    registry.entry_of("squeezetime"), name="tiny", config=TinyConfig(), build=TinyNetwork
+    registry.entry_of("squeezetime"), config=TinyConfig(), build=TinyNetwork
 )
 assert isinstance(registry.entry_of("tiny"), entry.Entry)
 
