@@ -256,8 +256,7 @@ _VIEWS = (
     _CHECKPOINT,
     arg(
         "--views CLIPSxCROPS",
-        "10x3 is the paper's protocol, 1x1 thirty times faster",
-        default="10x3",
+        "default: the network's published test, SqueezeTime's is 10x3; 1x1 is the fastest",
     ),
     arg("--size PIXELS", "crop side; default: the checkpoint's", type=_POSITIVE),
     arg(
@@ -281,7 +280,7 @@ _VIDEOS = arg(
     arg("--videos VIDEOS", "an annotation list, a folder of class folders, or shards"),
     _ROOT,
     _SPLIT,
-    arg("--views CLIPSxCROPS", "default: the config's, or 10x3"),
+    arg("--views CLIPSxCROPS", "default: the config's, or the published test's"),
     _LABELS,
     arg("--batch-size N", "videos in a batch, on all devices", type=_POSITIVE),
     arg("--workers N", "decoding processes; default: threads", type=number(int, 0)),

@@ -94,4 +94,5 @@ def _input_of_run(fields: Mapping[str, Any], published: Input) -> Input:
         crop_side=int(evaluation["crop_size"]),
         num_crops=int(evaluation["num_crops"]),
         num_clips=int(evaluation.get("num_clips", 1)),
+        test_frames=int(evaluation.get("num_frames", 0)) or None,
     )

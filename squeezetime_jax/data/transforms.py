@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
+NUM_CROPS = (1, 3, 10)  # of a test clip
 
 
 def training_indices(
@@ -146,6 +147,21 @@ def three_crops(
     return tuple(crop(frames, top, left, size, size) for top, left in corners)
 
 
+def ten_crops(
+    frames: UInt8[np.ndarray, "*t h w 3"], size: int
+) -> tuple[UInt8[np.ndarray, "*t size size 3"], ...]:
+    """Squares in the four corners and the middle, each mirrored and as it is; the middle last.
+
+    Corners are at multiples of a quarter of the room, as in mmaction2. Views, not copies.
+    """
+    height, width = frames.shape[-3:-1]
+    _require_room(height, width, size)
+    down, right = (height - size) // 4, (width - size) // 4
+    places = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
+    crops = [crop(frames, i * down, j * right, size, size) for i, j in places]
+    return tuple(each for one in crops for each in (one[..., ::-1, :], one))
+
+
 def multi_scale_crop(
     frames: UInt8[np.ndarray, "t h w 3"], rng: np.random.Generator, size: int = 224
 ) -> UInt8[np.ndarray, "t {size} {size} 3"]:
@@ -235,7 +251,7 @@ class ViewProtocol:
 
     Attributes:
       num_clips: clips per video.
-      num_crops: 1 (centre) or 3 (along the longer side).
+      num_crops: 1 (centre), 3 (along the longer side) or 10 (corners and centre, also mirrored).
       short_side: the frames' shorter side after resizing.
       crop_size: side of the square crop.
       num_frames: frames of a clip.
@@ -251,8 +267,8 @@ class ViewProtocol:
     frame_interval: int | None = 4
 
     def __post_init__(self) -> None:
-        if self.num_crops not in (1, 3):
-            raise ValueError(f"num_crops must be 1 (centre) or 3, got {self.num_crops}")
+        if self.num_crops not in NUM_CROPS:
+            raise ValueError(f"num_crops must be 1 (centre), 3 or 10, got {self.num_crops}")
 
     @property
     def num_views(self) -> int:
@@ -289,9 +305,9 @@ def views(video: FrameSource, protocol: ViewProtocol) -> UInt8[np.ndarray, "view
 
 
 def _crops(frames: np.ndarray, protocol: ViewProtocol) -> tuple[np.ndarray, ...]:
-    if protocol.num_crops == 3:
-        return three_crops(frames, protocol.crop_size)
-    return (center_crop(frames, protocol.crop_size),)
+    if protocol.num_crops == 1:
+        return (center_crop(frames, protocol.crop_size),)
+    return (three_crops if protocol.num_crops == 3 else ten_crops)(frames, protocol.crop_size)
 
 
 def resize(

@@ -30,6 +30,7 @@ from squeezetime_jax.evaluation.views import (
     Sampling,
     Scorer,
     parse_views,
+    published_views,
 )
 from squeezetime_jax.files import whole
 from squeezetime_jax.machine import available_cpus, give_back_memory
@@ -42,7 +43,7 @@ def predict(
     model: Any,
     video: PathLike | bytes,
     *,
-    views: str = PAPER,
+    views: str | None = None,
     sampling: Sampling | None = None,
 ) -> Float[np.ndarray, " classes"]:
     """Score a video: the mean over its views of the softmax.
@@ -62,8 +63,9 @@ def predict(
     Args:
       model: a network of the register, in evaluation mode.
       video: a path, or the bytes of a video file.
-      views: clips and crops, "CLIPSxCROPS" with 1 or 3 crops. "10x3" is the paper's protocol, "1x1"
-        the fast one. A program is compiled for each number of views.
+      views: clips and crops, "CLIPSxCROPS" with 1, 3 or 10 crops. By default those of the network's
+        published test, for SqueezeTime "10x3"; "1x1" is the fast one. A program is compiled for
+        each number of views.
       sampling: sizes of the views and the frame interval; by default those that the network
         expects: those of its training run if `st.load` found them, else the published ones.
 
@@ -75,7 +77,7 @@ def predict(
       UserError: `views` is invalid.
     """
     sampling = sampling or Sampling.of_input(input_of(model))
-    protocol = sampling.protocol(views, model.config.num_frames)
+    protocol = sampling.protocol(views or published_views(model), model.config.num_frames)
     return np.asarray(Scorer(model).scores(read_views(video, protocol)[None])[0])
 
 
@@ -177,14 +179,14 @@ class Choices:
 
     Attributes:
       checkpoint: anything that `squeezetime_jax.load` takes.
-      views: "CLIPSxCROPS".
+      views: "CLIPSxCROPS"; None: those of the network's published test.
       size: side of the crops, in pixels; None: the checkpoint's.
       frame_interval: distance between a clip's frames; 0 spreads the clip over the video; None: the
         checkpoint's.
     """
 
     checkpoint: str
-    views: str = PAPER
+    views: str | None = None
     size: int | None = None
     frame_interval: int | None = None
 
@@ -203,13 +205,14 @@ class Choices:
         Raises:
           UserError: the checkpoint cannot be loaded, or the views are invalid.
         """
-        parse_views(self.views)  # before seconds are spent on the network
+        parse_views(self.views or PAPER)  # before seconds are spent on the network
         if self.size is not None and self.size < MIN_SIDE:
             raise UserError(f"--size {self.size}: the network takes at least {MIN_SIDE} pixels")
         use_compilation_cache()
         model = load(self.checkpoint)
         sampling = self.sampling(Sampling.of_input(input_of(model)))
-        return model, sampling.protocol(self.views, model.config.num_frames)
+        views = self.views or published_views(model)
+        return model, sampling.protocol(views, model.config.num_frames)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,6 +224,7 @@ class Exported:
       sampling: sizes of its views.
       num_frames: of its clips.
       num_classes: of its logits.
+      views: of its network's published test.
       labels: class names, if the file has them.
     """
 
@@ -228,6 +232,7 @@ class Exported:
     sampling: Sampling
     num_frames: int
     num_classes: int
+    views: str = PAPER
     labels: list[str] | None = None
 
 
@@ -287,7 +292,7 @@ def predict_videos(
         del model
     give_back_memory()
     printer = _Printer(names, count, as_json)
-    printer.note(f"views {choices.views}; class names from {origin}")
+    printer.note(f"views {protocol.num_clips}x{protocol.num_crops}; class names from {origin}")
     for moment in stream.recognise(scorer, streams[0], protocol) if streams else ():
         printer.moment(streams[0], moment)
     failed = 0
@@ -304,7 +309,7 @@ def _protocol(exported: Exported, choices: Choices) -> ViewProtocol:
     if choices.size not in (None, side):
         raise UserError(f"--size {choices.size}: the exported network takes {side} pixels only")
     sampling = choices.sampling(exported.sampling)
-    return sampling.protocol(choices.views, exported.num_frames)
+    return sampling.protocol(choices.views or exported.views, exported.num_frames)
 
 
 def write_features(words: Sequence[str], choices: Choices, out: Path) -> int:
@@ -335,13 +340,10 @@ def write_features(words: Sequence[str], choices: Choices, out: Path) -> int:
     if not found:
         raise UserError(f"{out}: not written, because no video could be read")
     features = np.stack(list(found.values()))
+    views = f"{protocol.num_clips}x{protocol.num_crops}"
     with whole(out) as part, part.open("wb") as file:
-        np.savez(
-            file, features=features, paths=np.array(list(found)), views=np.array(choices.views)
-        )
-    print(
-        f"wrote {out}: features {features.shape}, the mean over {choices.views} views of each video"
-    )
+        np.savez(file, features=features, paths=np.array(list(found)), views=np.array(views))
+    print(f"wrote {out}: features {features.shape}, the mean over {views} views of each video")
     return 1 if failed else 0
 
 

@@ -21,14 +21,22 @@ from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.input import input_of
 from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
-from squeezetime_jax.data.transforms import ViewProtocol
+from squeezetime_jax.data.transforms import NUM_CROPS, ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.fused import Fused, features, fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.peers.entry import Input
+from squeezetime_jax.peers.registry import entry_of
 
 PAPER = "10x3"
 """Views of the paper's Kinetics results: 10 clips x 3 crops."""
+
+
+def published_views(model: Any) -> str:
+    """The views of a network's published test, "CLIPSxCROPS"; `PAPER` for SqueezeTime."""
+    expected = entry_of(model).input
+    return f"{expected.num_clips}x{expected.num_crops}"
+
 
 _MAX_VIEWS = 1000
 # Clips in one call of the network on each device: a CPU gains little beyond a few.
@@ -44,11 +52,14 @@ class Sampling:
       one_crop_side: shorter side of the resized frames for one centre crop.
       crop_size: side of a crop; for three crops, also the frames' shorter side.
       frame_interval: distance between a clip's frames; None spreads the clip over the video.
+      test_frames: frames of a clip, where the network is tested with another number than it is
+        trained with (TSN).
     """
 
     one_crop_side: int = 256
     crop_size: int = 224
     frame_interval: int | None = 4
+    test_frames: int | None = None
 
     @classmethod
     def of(cls, protocol: ViewProtocol) -> "Sampling":
@@ -70,17 +81,23 @@ class Sampling:
             ),
             crop_size=expected.crop_side,
             frame_interval=expected.frame_interval if expected.sampling == "interval" else None,
+            test_frames=expected.test_frames,
         )
 
     def protocol(self, views: str, num_frames: int) -> ViewProtocol:
-        """The protocol of "CLIPSxCROPS" views for clips of `num_frames` frames."""
+        """The protocol of "CLIPSxCROPS" views.
+
+        Args:
+          views: clips and crops.
+          num_frames: of the network's clips.
+        """
         num_clips, num_crops = parse_views(views)
         return ViewProtocol(
             num_clips=num_clips,
             num_crops=num_crops,
             short_side=self.crop_size if num_crops == 3 else self.one_crop_side,
             crop_size=self.crop_size,
-            num_frames=num_frames,
+            num_frames=self.test_frames or num_frames,
             frame_interval=self.frame_interval,
         )
 
@@ -102,12 +119,12 @@ def parse_views(text: str) -> tuple[int, int]:
     Raises:
       UserError: the text is invalid.
     """
-    match = re.fullmatch(r"(\d{1,4})x([13])", text)
+    match = re.fullmatch(rf"(\d{{1,4}})x({'|'.join(map(str, NUM_CROPS))})", text)
     clips, crops = (int(number) for number in match.groups()) if match else (0, 1)
     if not 1 <= clips * crops <= _MAX_VIEWS:
         raise UserError(
-            f"views: expected CLIPSxCROPS with 1 or 3 crops and at most {_MAX_VIEWS} views, such as"
-            f" {PAPER} or 1x1, got {text!r}"
+            f"views: expected CLIPSxCROPS with 1, 3 or 10 crops and at most {_MAX_VIEWS} views,"
+            f" such as {PAPER} or 1x1, got {text!r}"
         )
     return clips, crops
 

@@ -88,6 +88,7 @@ def export_checkpoint(request: Request, *, as_json: bool = False) -> int:
     source = _test_videos(request) if request.videos else None
     format.require()
     model, protocol = Choices(checkpoint=request.checkpoint, views="1x1", size=request.size).open()
+    protocol = dataclasses.replace(protocol, num_frames=model.config.num_frames)
     num_classes, checkpoint = model.config.num_classes, request.checkpoint
     labels, _ = class_names(num_classes, labels=request.labels, checkpoint=checkpoint)
     if source:

@@ -14,10 +14,11 @@ from jaxtyping import Float
 
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.predict import Exported
-from squeezetime_jax.evaluation.views import Sampling
+from squeezetime_jax.evaluation.views import Sampling, published_views
 from squeezetime_jax.export import formats
 from squeezetime_jax.export.manifest import Clips, Manifest, read_manifest
 from squeezetime_jax.machine import available_cpus
+from squeezetime_jax.peers import registry
 
 _REPEATS = 10
 
@@ -97,5 +98,6 @@ def open_exported(path: str | os.PathLike[str]) -> Exported:
         ),
         num_frames=manifest.num_frames,
         num_classes=manifest.num_classes,
+        views=published_views(registry.from_json(manifest.network)),
         labels=manifest.labels,
     )

@@ -216,7 +216,7 @@ def check_clips(clips: Array, config: NetworkConfig, num_frames: int | None = No
       TypeError: they are not floating-point numbers.
     """
     frames_fit = clips.ndim == 5 and num_frames in (None, clips.shape[1])
-    if not frames_fit or clips.shape[4] != 3:
+    if not frames_fit or clips.shape[4] != 3 or not all(clips.shape[1:]):
         frames = "t" if num_frames is None else num_frames
         raise ValueError(
             f"{config.name}: clips must have shape (n, {frames}, h, w, 3), got {clips.shape}"
@@ -242,10 +242,14 @@ def convolve(
     Of one clip or many, it is computed as what XLA does fastest on CPUs: a matrix product where
     the kernel is a point, 2-D convolutions where it has no extent in time or none in space, shifted
     products where no channels mix.
+
+    Raises:
+      ValueError: the map is smaller than the kernel.
     """
     n, t, h, w, channels = x.shape
     kt, kh, kw = kernel.shape[:3]
     pads = tuple(_pads(x.shape[1:4], kernel.shape[:3], stride, padding))
+    _check_room(x.shape[1:4], kernel.shape[:3], pads)
     if groups == channels == kernel.shape[4] and groups > 1:
         return depthwise(x, kernel[..., 0, :], stride=stride, pads=pads)
     if (kt, kh, kw) == (1, 1, 1) and not any(map(any, pads)):
@@ -292,8 +296,13 @@ def depthwise(
 def max_pool(
     x: Float[Array, "n t h w c"], window: Triple, stride: Triple, padding: Triple = (0, 0, 0)
 ) -> Float[Array, "n ft fh fw c"]:
-    """The maximum over windows; padding never wins."""
+    """The maximum over windows; padding never wins.
+
+    Raises:
+      ValueError: the map is smaller than a window.
+    """
     pads = [(p, p) for p in padding]
+    _check_room(x.shape[1:4], window, pads)
     window_pool = partial(nnx.max_pool, window_shape=window, strides=stride, padding=pads)
     slices = partial(_max_of_slices, window=window, stride=stride, pads=pads)
     return jax.lax.platform_dependent(x, cpu=slices, default=window_pool)
@@ -330,6 +339,17 @@ def _pads(
         for side, k, s in zip(sides, kernel, stride, strict=True)
     ]
     return [(total // 2, total - total // 2) for total in totals]
+
+
+def _check_room(
+    sides: Sequence[int], window: Sequence[int], pads: Sequence[tuple[int, int]]
+) -> None:
+    if any(side + sum(pad) < k for side, k, pad in zip(sides, window, pads, strict=True)):
+        found, needed = ("x".join(map(str, each)) for each in (sides, window))
+        raise ValueError(
+            "the clips have too few frames or pixels for this network: inside it, a map of "
+            f"{found} (time, height, width) is smaller than a window of {needed}"
+        )
 
 
 def _convolve_frames(

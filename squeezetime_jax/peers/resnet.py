@@ -82,6 +82,10 @@ class ResNetConfig(NetworkConfig):
             *super()._checks(),
             ("depth", self.depth in BLOCKS, f"one of {', '.join(map(str, BLOCKS))}"),
             ("width", self.width >= 1, "at least 1"),
+            (
+                *("width", self.temporal != "interlace" or self.width % 16 == 0),
+                'a multiple of 16 where temporal is "interlace"',
+            ),
         ]
 
     @property

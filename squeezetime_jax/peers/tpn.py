@@ -20,6 +20,7 @@ from squeezetime_jax.peers.resnet import Backbone, ResNetConfig, released_backbo
 GROUPS = 32
 TEMPO = 8  # frames of the backbone over those of the pyramid
 FUSED = 2048  # channels that leave the pyramid
+AUXILIARY_WEIGHT = 0.5  # of the auxiliary head's cross-entropy in the loss
 
 
 class TPN(Network):
@@ -40,11 +41,13 @@ class TPN(Network):
         """The pyramid's map."""
         return self.neck(*self.stage_maps(clips)[-2:])
 
-    def auxiliary(
+    def with_auxiliary(
         self, clips: Float[Array, "n t h w 3"], rngs: nnx.Rngs | Array | None = None
-    ) -> Float[Array, "n classes"]:
-        """Logits of the auxiliary head on the third stage, which is trained beside the other."""
-        return self.neck.auxiliary(self.stage_maps(clips)[-2], rngs)
+    ) -> tuple[Float[Array, "n classes"], list[tuple[float, Float[Array, "n classes"]]]]:
+        """Logits, and those of the auxiliary head on the third stage with their loss's weight."""
+        *_, shallow, deep = self.stage_maps(clips)
+        logits = self.head(self.neck(shallow, deep), rngs)
+        return logits, [(AUXILIARY_WEIGHT, self.neck.auxiliary(shallow, rngs))]
 
 
 class Pyramid(nnx.Module):

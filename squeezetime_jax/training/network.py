@@ -41,11 +41,16 @@ class Network:
         return self._merge(self._evaluating, params, batch_stats)
 
     def forward(
-        self, params: Tree, batch_stats: Tree, *inputs: Any, key: PRNGKeyArray
+        self,
+        params: Tree,
+        batch_stats: Tree,
+        *inputs: Any,
+        key: PRNGKeyArray,
+        method: str = "__call__",
     ) -> tuple[Any, Tree]:
-        """The module's outputs in training mode, and the statistics that follow the inputs."""
+        """The outputs of a method in training mode, and the statistics that follow the inputs."""
         module = self._merge(self._training, params, batch_stats)
-        outputs = module(*inputs, rngs=key)
+        outputs = getattr(module, method)(*inputs, rngs=key)
         return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
     @staticmethod

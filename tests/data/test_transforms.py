@@ -68,6 +68,17 @@ def test_three_crops_of_an_upright_video_go_down():
     assert tops == [0, 4, 2]
 
 
+def test_ten_crops_are_corners_and_centre_mirrored_and_as_they_are():
+    frames = np.zeros((1, 8, 12, 3), np.uint8)
+    frames[..., 0], frames[..., 1] = np.mgrid[:8, :12]
+    crops = transforms.ten_crops(frames, 4)
+    assert [tuple(crop[0, 0, 0, :2]) for crop in crops[1::2]] == [
+        *((0, 0), (0, 8), (4, 0), (4, 8), (2, 4))
+    ]
+    for mirrored, crop in zip(crops[::2], crops[1::2], strict=True):
+        np.testing.assert_array_equal(mirrored, crop[:, :, ::-1])
+
+
 @pytest.mark.parametrize(("size", "expected"), [((30, 41), (20, 27)), ((41, 30), (27, 20))])
 def test_short_side_is_resized_as_opencv_does(size, expected):
     frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)

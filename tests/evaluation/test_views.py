@@ -17,7 +17,7 @@ from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import HMDB51_TEST, KINETICS_TEST, VALIDATION, ViewProtocol
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import explain, views
-from squeezetime_jax.evaluation.views import Sampling, Scorer, parse_views, reorder
+from squeezetime_jax.evaluation.views import Sampling, Scorer, parse_views, published_views, reorder
 from squeezetime_jax.peers.registry import entry_of
 
 SMALL = dataclasses.asdict(SqueezeTimeConfig.tiny())
@@ -39,6 +39,10 @@ def test_the_published_protocols_are_found(tmp_path: Path) -> None:
     segments = Sampling.of_input(entry_of("tsm_r18").input).protocol("1x1", 8)
     assert segments == ViewProtocol(1, 1, 256, 224, num_frames=8, frame_interval=None)
     assert Sampling.of_input(entry_of("i3d_r18").input).protocol("10x3", 32).crop_size == 256
+    tsn = entry_of("tsn_r34")
+    found = Sampling.of_input(tsn.input).protocol(published_views(tsn.config), 3)
+    assert found == ViewProtocol(1, 10, 256, 224, num_frames=25, frame_interval=None)
+    assert published_views(SqueezeTimeConfig(num_classes=51)) == "10x3"
 
 
 @pytest.mark.parametrize("step", ["", "checkpoints", "checkpoints/10"])

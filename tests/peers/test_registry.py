@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +87,59 @@ def test_networks_with_and_without_batch_norm_can_be_trained(name: str) -> None:
     params, stats = Network(registry.abstract(registry.configure(name))).abstract()
     assert params
     assert bool(stats) == (name == "tsm_r18")
+
+
+_NARROW = {"depth": 10, "width": 16}
+# A small network of each kind, and what is said of a clip of one pixel; "": it is scored.
+SMALL = {
+    "tsn_r34": (_NARROW, ""),
+    "c2d_r34": (_NARROW, "a map of 1x1x1 (time, height, width) is smaller than a window of 1x3x3"),
+    "i3d_r18": (_NARROW, "a map of 1x1x1 (time, height, width) is smaller than a window of 2x1x1"),
+    "slowfast_r18": (_NARROW, "the number of frames must be a multiple of 8, got 1"),
+    "tin_r34": (_NARROW, "clips must have shape (n, 8, h, w, 3), got (1, 1, 1, 1, 3)"),
+    "r2plus1d_r18": (_NARROW, ""),
+    "tpn_r18": (_NARROW, ""),
+    "tada_r18": (_NARROW, ""),
+    "x3d_xs": ({"blocks": (1, 1), "widths": (8, 16)}, ""),
+    "movinet_a0": ({"stages": (((12, 8, (3, 3, 3), 2),),), "last": 12, "hidden": 10}, ""),
+    "e3d_xs": ({"stages": (((12, 8, (3, 3, 3), 2),),)}, ""),
+    "mvitv2_small": ({"width": 8, "num_blocks": 2, "stage_starts": (1,)}, ""),
+    "videoswin_tiny": ({"width": 8, "depths": (1, 1), "num_heads": (2, 4)}, ""),
+    "timesformer_base": ({"width": 8, "num_blocks": 1, "num_heads": 2}, "clips must have shape"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_clip_of_one_pixel_is_scored_or_refused_in_one_line(name: str) -> None:
+    changes, message = SMALL[name]
+    model = registry.abstract(registry.configure(name, num_classes=3, **changes))
+    model.eval()
+    shapes = partial(nnx.eval_shape, lambda model, clips: model(clips), model)
+    if message:
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            shapes(jnp.zeros((1, 1, 1, 1, 3)))
+        assert "\n" not in str(caught.value)
+    else:
+        assert shapes(jnp.zeros((1, 1, 1, 1, 3))).shape == (1, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 32, 32, 3), (1, 8, 0, 32, 3)])
+def test_empty_clips_are_refused(shape: tuple) -> None:
+    model = registry.abstract(registry.configure("tsm_r18", **_NARROW))
+    with pytest.raises(ValueError, match=r"tsm_r18: clips must have shape \(n, t, h, w, 3\), got"):
+        model(jnp.zeros(shape))
+
+
+def test_tpn_has_an_auxiliary_head() -> None:
+    model = registry.abstract(registry.configure("tpn_r18", depth=10, width=8, num_classes=3))
+    clips = jax.ShapeDtypeStruct((2, 8, 32, 32, 3), jnp.float32)
+
+    def run(model: nnx.Module, clips: jax.Array) -> tuple:
+        logits, ((_, auxiliary),) = model.with_auxiliary(clips, jax.random.key(0))
+        return logits, auxiliary
+
+    logits, auxiliary = nnx.eval_shape(run, model, clips)
+    assert logits.shape == auxiliary.shape == (2, 3)
 
 
 def test_create_draws_from_a_seed_and_evaluates() -> None:

@@ -224,7 +224,7 @@ def test_a_field_that_an_earlier_version_lacked_had_its_default(whole: Path) -> 
             {"optimizer__backbone_multiplier": -1.0},
             "config: optimizer.backbone_multiplier must be at least 0, got -1.0",
         ),
-        ({"evaluation__num_crops": 2}, "config: evaluation.num_crops must be 1 or 3, got 2"),
+        ({"evaluation__num_crops": 2}, "config: evaluation.num_crops must be 1, 3 or 10, got 2"),
         ({"evaluation__crop_size": 300}, "config: evaluation.crop_size must be 1 to evaluation.s"),
         ({"data__workers": -1}, "config: data.workers must be at least 0, got -1"),
         (

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from squeezetime_jax.checkpoint.store import read_input
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation.views import PAPER, Sampling
+from squeezetime_jax.evaluation.views import Sampling, published_views
 from squeezetime_jax.training import config
 
 
@@ -20,7 +20,7 @@ class Choices:
       root: folder that the list's paths are relative to.
       split: of shards.
       labels: file of class names, or a built-in set of names.
-      views: "CLIPSxCROPS"; without a config, the paper's.
+      views: "CLIPSxCROPS"; without a config, those of the network's published test.
       workers: decoding processes on each host.
     """
 
@@ -60,13 +60,15 @@ class Choices:
         if not has_config:
             expected = read_input(checkpoint, config.parse_section(fields, "model"))
             sampling = Sampling.of_input(expected)
-            views = self.views or PAPER
+            views = self.views or published_views(config.parse_section(fields, "model"))
         elif self.views in (None, f"{fields.evaluation.num_clips}x{fields.evaluation.num_crops}"):
             return
         else:
-            sampling, views = Sampling.of(_protocol(fields)), self.views
+            given = _protocol(fields)
+            sampling, views = Sampling.of(given), self.views
+            sampling = dataclasses.replace(sampling, test_frames=given.num_frames)
         protocol = sampling.protocol(views, fields.model.num_frames)
-        for name in ("num_clips", "num_crops", "short_side", "crop_size"):
+        for name in ("num_clips", "num_crops", "num_frames", "short_side", "crop_size"):
             fields.evaluation[name] = getattr(protocol, name)
         fields.data.frame_interval = protocol.frame_interval or 0
 

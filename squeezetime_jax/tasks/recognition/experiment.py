@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from squeezetime_jax.data.augment import Augmentation
-from squeezetime_jax.data.transforms import ViewProtocol
+from squeezetime_jax.data.transforms import NUM_CROPS, ViewProtocol
 from squeezetime_jax.errors import check_fields
 from squeezetime_jax.peers import registry
 from squeezetime_jax.peers.entry import Input
@@ -88,7 +88,9 @@ class Evaluation(experiment.Evaluation):
 
     Attributes:
       num_clips: clips of a video.
-      num_crops: crops of a clip, 1 (centre) or 3 (along the longer side).
+      num_crops: crops of a clip, 1 (centre), 3 (along the longer side) or 10 (corners and centre,
+        also mirrored).
+      num_frames: of a clip; 0: as many as in training.
       short_side: the frames' shorter side after resizing.
       crop_size: side of the crop.
       batch_size: videos scored at once, on all devices together.
@@ -96,6 +98,7 @@ class Evaluation(experiment.Evaluation):
 
     num_clips: int = 1
     num_crops: int = 1
+    num_frames: int = 0
     short_side: int = 256
     crop_size: int = 224
     batch_size: int = may_change(64)
@@ -105,7 +108,8 @@ class Evaluation(experiment.Evaluation):
         check_fields(
             self,
             ("num_clips", self.num_clips >= 1, "at least 1"),
-            ("num_crops", self.num_crops in (1, 3), "1 or 3"),
+            ("num_frames", self.num_frames >= 0, "at least 0"),
+            ("num_crops", self.num_crops in NUM_CROPS, "1, 3 or 10"),
             ("crop_size", 1 <= self.crop_size <= self.short_side, "1 to evaluation.short_side"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             section="evaluation",
@@ -137,6 +141,7 @@ class Recognition(experiment.Experiment):
             crop_side=self.evaluation.crop_size,
             num_crops=self.evaluation.num_crops,
             num_clips=self.evaluation.num_clips,
+            test_frames=self.evaluation.num_frames or None,
         )
 
     def views(self) -> ViewProtocol:
@@ -146,6 +151,6 @@ class Recognition(experiment.Experiment):
             num_crops=self.evaluation.num_crops,
             short_side=self.evaluation.short_side,
             crop_size=self.evaluation.crop_size,
-            num_frames=self.model.num_frames,
+            num_frames=self.evaluation.num_frames or self.model.num_frames,
             frame_interval=self.data.frame_interval or None,
         )

@@ -56,7 +56,9 @@ class Recognition(Task):
 
     def __init__(self, experiment: sections.Recognition, folder: Path = Path()):
         super().__init__(experiment, folder)
-        self.network = Network(registry.abstract(experiment.model))
+        module = registry.abstract(experiment.model)
+        self.network = Network(module)
+        self._has_auxiliary = hasattr(module, "with_auxiliary")
         self.bn_group_size = experiment.model.bn_group_size
 
     @classmethod
@@ -157,11 +159,20 @@ class Recognition(Task):
     def loss(
         self, params: Tree, batch_stats: Tree, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], tuple[Metrics, Tree]]:
-        """Mean cross-entropy."""
-        logits, batch_stats = self.network.forward(params, batch_stats, batch["clips"], key=key)
-        losses = optax.softmax_cross_entropy(logits, batch["targets"])
-        top1 = jnp.mean(jnp.argmax(logits, -1) == batch["labels"], dtype=losses.dtype)
-        return jnp.mean(losses), ({"top1": top1}, batch_stats)
+        """Mean cross-entropy; plus the weighted ones of auxiliary heads, where there are any."""
+        run = functools.partial(self.network.forward, params, batch_stats, batch["clips"], key=key)
+        auxiliary: list[tuple[float, Array]] = []
+        if self._has_auxiliary:
+            (logits, auxiliary), batch_stats = run(method="with_auxiliary")
+        else:
+            logits, batch_stats = run()
+        loss, *others = (
+            jnp.mean(optax.softmax_cross_entropy(each, batch["targets"]))
+            for each in (logits, *(each for _, each in auxiliary))
+        )
+        loss += sum(weight * other for (weight, _), other in zip(auxiliary, others, strict=True))
+        top1 = jnp.mean(jnp.argmax(logits, -1) == batch["labels"], dtype=loss.dtype)
+        return loss, ({"top1": top1}, batch_stats)
 
 
 TASK = Recognition

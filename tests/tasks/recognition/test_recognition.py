@@ -1,6 +1,7 @@
 """The task of recognition: what a step gets, and runs on small videos with any network."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,23 @@ def test_any_network_is_trained_and_evaluated(
         np.testing.assert_array_equal(a, b)
     with pytest.raises(UserError, match=f"weights of the network '{name}', expected 'squeezetime'"):
         load(tmp_path, name="squeezetime")
+
+
+def test_losses_of_auxiliary_heads_are_added_with_their_weights() -> None:
+    class Stub:
+        def forward(self, *_: object, key: object, method: str = "__call__") -> tuple:
+            even, sure = jnp.zeros((2, 4)), jnp.asarray([[9.0, 0, 0, 0], [0, 9.0, 0, 0]])
+            outputs = (even, [(0.5, sure), (0.25, even)]) if method == "with_auxiliary" else even
+            return outputs, {}
+
+    task = object.__new__(Recognition)
+    task.network = Stub()
+    labels = jnp.asarray([0, 1])
+    batch = {"clips": labels, "labels": labels, "targets": jax.nn.one_hot(labels, 4)}
+    for has_auxiliary, expected in (
+        (False, math.log(4)),
+        (True, 1.25 * math.log(4) + 0.5 * math.log(1 + 3 * math.exp(-9))),
+    ):
+        task._has_auxiliary = has_auxiliary
+        loss, _ = task.loss({}, {}, batch, jax.random.key(0))
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
