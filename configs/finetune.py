@@ -12,6 +12,10 @@ Cost: some 60 thousand clips of 33 GFLOP for 600 to 6000 videos. Estimate: 4 dev
 Data: `train` and `test` are each a folder with a folder of videos per class, an annotation list (a
   line `path label` per video, relative to --config.data.root) or what `squeezetime prepare` wrote.
 
+Taken from the weights (--from: a published file or a run of yours), unless given on the command
+line: the network with its depth, width and frames (--config.model...), the frame interval and the
+sizes of the clips (--config.data..., --config.evaluation...).
+
 Chosen from the data, unless given on the command line:
   --config.model.num_classes   the classes found; the classifier is new
   --config.epochs              some 60 thousand clips in all, but at least 10 and at most 100 epochs
@@ -39,6 +43,7 @@ def get_config(variant="released"):
     config.epochs = 0
     config.batch_size = 0
     config.init = "k400.pth"
+    config.follow_init = True
     config.model.num_classes = 0
     config.optimizer.learning_rate = 0.02
     config.optimizer.base_batch_size = 64

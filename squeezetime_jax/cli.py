@@ -162,9 +162,11 @@ def _train(args: argparse.Namespace) -> int:
     from squeezetime_jax.training.experiment import as_lines
 
     with _together(args):
-        fields = config.read([f"--config={args.config}", *args.fields])
+        init = []
         if args.init:
-            fields.init = args.init if "://" in args.init else str(Path(args.init).absolute())
+            path = args.init if "://" in args.init else Path(args.init).absolute()
+            init = [f"--config.init={path}"]
+        fields = config.read([f"--config={args.config}", *args.fields, *init])
         if args.print_config:
             print(as_lines(runner.open_task(fields, Path(args.workdir)).experiment))
             return 0

@@ -15,17 +15,11 @@ from jaxtyping import Array
 
 from squeezetime_jax.checkpoint import mindspore_file
 from squeezetime_jax.checkpoint.archive import CheckpointError
-from squeezetime_jax.checkpoint.inert_pickle import Inert
 from squeezetime_jax.checkpoint.input import INPUT, input_of
 from squeezetime_jax.checkpoint.kinds import Kind, Shapes, kinds_of, recognise
 from squeezetime_jax.checkpoint.report import Report, grouped, listed
 from squeezetime_jax.checkpoint.stem import is_stem, resample_stem
-from squeezetime_jax.checkpoint.torch_file import (
-    MAX_CLAIM,
-    StoredTensor,
-    TorchFile,
-    write_torch_file,
-)
+from squeezetime_jax.checkpoint.torch_file import TorchFile, state_dict_of, write_torch_file
 from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.peers import registry
@@ -90,7 +84,7 @@ def from_torch_file(
       CheckpointError: the file cannot be read, or an entry is not accounted for.
     """
     with TorchFile(path) as file:
-        tensors, left_out = _state_dict(file)
+        tensors, left_out = state_dict_of(file)
         config, known = _known_config(file)
         model, report = convert(
             tensors,
@@ -121,6 +115,21 @@ def from_mindspore_file(
     model, report = convert(tensors, np.asarray, os.fspath(path), allow=allow, changes=changes)
     report.left_out.update(dict.fromkeys(left_out, "not a weight"))
     return model, report
+
+
+def config_of_file(path: str | os.PathLike[str]) -> Any:
+    """The configuration of the network of a `.pth` or MindSpore file; no weights are read.
+
+    Raises:
+      CheckpointError: the file cannot be read, or fits no network.
+    """
+    if mindspore_file.is_mindspore_file(path):
+        tensors, _ = mindspore_file.read_weights(path)
+        return _described(tensors, os.fspath(path), None, None, {})[2]
+    with TorchFile(path) as file:
+        stored, _ = state_dict_of(file)
+        config, known = _known_config(file)
+        return _described(stored, file.path, None, config, known)[2]
 
 
 def to_state_dict(
@@ -207,12 +216,7 @@ def convert(
       changes: as for `from_state_dict`.
     """
     patterns = _compile(source, allow)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    kind = kind or _recognise(source, shapes, config, changes)
-    by_bare = _by_bare_name(tensors, source, kind)
-    config = _config(
-        source, kind, config, {bare: shapes[n] for bare, n in by_bare.items()}, changes
-    )
+    kind, by_bare, config = _described(tensors, source, kind, config, changes)
     model = kind.abstract(config)
     filling = _Filling(kind, source, config, flat_leaves(model), tensors, read, by_bare, changes)
     report = filling.report
@@ -345,6 +349,21 @@ class _Filling:
         return row.released_shape(self._leaves[row.path].shape)
 
 
+def _described(
+    tensors: Mapping[str, Any],
+    source: str,
+    kind: Kind[Any] | None,
+    config: Any,
+    changes: Mapping[str, Any],
+) -> tuple[Kind[Any], dict[str, str], Any]:
+    """What the tensors are of, their names by bare name, and the configuration."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    kind = kind or _recognise(source, shapes, config, changes)
+    by_bare = _by_bare_name(tensors, source, kind)
+    bare_shapes = {bare: shapes[name] for bare, name in by_bare.items()}
+    return kind, by_bare, _config(source, kind, config, bare_shapes, changes)
+
+
 def _compile(source: str, allow: str | Iterable[str]) -> list[re.Pattern[str]]:
     try:
         return [re.compile(p) for p in ([allow] if isinstance(allow, str) else allow)]
@@ -389,48 +408,6 @@ def _config(
         return dataclasses.replace(config, **changes)
     except (UserError, ValueError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
-
-
-def _state_dict(file: TorchFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The file's tensors by name, and what it holds besides them, with the rule that leaves it."""
-    contents, left_out = file.contents, {}
-    if not isinstance(contents, dict):
-        raise CheckpointError(
-            f"{file.path}: contains {_kind(contents)}, expected a state dict; save"
-            " model.state_dict()"
-        )
-    for key in ("state_dict", "model"):
-        if isinstance(contents.get(key), dict):
-            left_out = {
-                str(name): "beside the weights"
-                for name, value in contents.items()
-                if name != key and not isinstance(value, StoredTensor)
-            }
-            beside = {n: v for n, v in contents.items() if isinstance(v, StoredTensor)}
-            contents = {**beside, **contents[key]}
-            break
-    tensors = {}
-    for name, value in contents.items():
-        if isinstance(value, StoredTensor):
-            tensors[str(name)] = value
-        else:
-            left_out[str(name)] = f"{_kind(value)}, not a plain tensor"
-    claimed = sum(tensor.nbytes for tensor in tensors.values())
-    if claimed > MAX_CLAIM * file.size:
-        raise CheckpointError(
-            f"{file.path}: damaged: its weights share storage and claim {claimed:,} bytes of "
-            f"{file.size:,}; save the state dict's clones"
-        )
-    if not tensors:
-        raise CheckpointError(
-            f"{file.path}: no tensors in it, or under 'state_dict' or 'model'; its entries are "
-            f"{', '.join(str(name)[:40] for name in list(contents)[:5]) or 'none'}"
-        )
-    return tensors, left_out
-
-
-def _kind(value: Any) -> str:
-    return value.what if isinstance(value, Inert) else f"a {type(value).__name__}"
 
 
 def _known_config(file: TorchFile) -> tuple[Any, dict[str, Any]]:

@@ -20,6 +20,7 @@ from flax import nnx
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.convert import (
     announce,
+    config_of_file,
     convert,
     from_mindspore_file,
     from_torch_file,
@@ -296,6 +297,16 @@ def read_meta(path: str | os.PathLike[str]) -> Meta:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: damaged: {error}; convert the weights again") from None
+
+
+def read_config(path: str | os.PathLike[str]) -> NetworkConfig:
+    """The configuration of the network of anything that `load` takes; no weights are read.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    is_file = not epath.Path(path).is_dir() or _is_unpacked(epath.Path(path))
+    return config_of_file(path) if is_file else read_meta(path).config
 
 
 def read_labels(path: str | os.PathLike[str]) -> list[str] | None:

@@ -344,3 +344,49 @@ def _tensor(array: np.ndarray, key: int) -> bytes:
         _integer(0), *_opcodes(array.shape, []), *_opcodes(tuple(strides), []),
         b"\x89ccollections\nOrderedDict\n)RtR",
     ))  # fmt: skip
+
+
+def state_dict_of(file: TorchFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """The file's tensors by name, and what it holds besides them, with the rule that leaves it.
+
+    Raises:
+      CheckpointError: there is no state dict in the file, or it is damaged.
+    """
+    contents, left_out = file.contents, {}
+    if not isinstance(contents, dict):
+        raise CheckpointError(
+            f"{file.path}: contains {_kind(contents)}, expected a state dict; save"
+            " model.state_dict()"
+        )
+    for key in ("state_dict", "model"):
+        if isinstance(contents.get(key), dict):
+            left_out = {
+                str(name): "beside the weights"
+                for name, value in contents.items()
+                if name != key and not isinstance(value, StoredTensor)
+            }
+            beside = {n: v for n, v in contents.items() if isinstance(v, StoredTensor)}
+            contents = {**beside, **contents[key]}
+            break
+    tensors = {}
+    for name, value in contents.items():
+        if isinstance(value, StoredTensor):
+            tensors[str(name)] = value
+        else:
+            left_out[str(name)] = f"{_kind(value)}, not a plain tensor"
+    claimed = sum(tensor.nbytes for tensor in tensors.values())
+    if claimed > MAX_CLAIM * file.size:
+        raise CheckpointError(
+            f"{file.path}: damaged: its weights share storage and claim {claimed:,} bytes of "
+            f"{file.size:,}; save the state dict's clones"
+        )
+    if not tensors:
+        raise CheckpointError(
+            f"{file.path}: no tensors in it, or under 'state_dict' or 'model'; its entries are "
+            f"{', '.join(str(name)[:40] for name in list(contents)[:5]) or 'none'}"
+        )
+    return tensors, left_out
+
+
+def _kind(value: Any) -> str:
+    return value.what if isinstance(value, Inert) else f"a {type(value).__name__}"

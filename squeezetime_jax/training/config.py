@@ -30,7 +30,7 @@ _EMPTY: Mapping[tuple[str, str], Any] = {
     ("augmentation", "flip_labels"): (),
     ("model", "bn_group_size"): 0,
 }
-_NETWORK = "--config.model.name="
+_NETWORK, _INIT = "--config.model.name=", "--config.init="
 
 
 def default(task: str = "recognition") -> ml_collections.ConfigDict:
@@ -172,7 +172,9 @@ def unknown_field(name: str, known: Sequence[str]) -> UserError:
 def read(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     """Read `--config FILE[:VARIANT] --config.field=value ...`.
 
-    `--config.model.name=NAME` replaces the network of the file; see `use_network`.
+    `--config.model.name=NAME` replaces the network of the file; see `use_network`. A config with
+    `follow_init` takes network and sampling from the weights that the run starts from; fields on
+    the command line have precedence.
 
     Args:
       arguments: the command line's arguments that concern the config.
@@ -184,6 +186,9 @@ def read(arguments: Sequence[str]) -> ml_collections.ConfigDict:
     *_, file = [word for word in words if word.startswith("--config=")]
     path = file.removeprefix("--config=")
     fields = _load([file], None, lambda error: _mistake_in_file(error, path))
+    inits = [word.removeprefix(_INIT) for word in words if word.startswith(_INIT)]
+    if fields.get("follow_init"):
+        find_task(fields.task).follow(fields, inits[-1] if inits else fields.init)
     names = [word.removeprefix(_NETWORK) for word in words if word.startswith(_NETWORK)]
     if names and names[-1] != fields.model.name:
         use_network(fields, names[-1])

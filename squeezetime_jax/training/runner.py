@@ -162,9 +162,10 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
             if start < timetable.total_steps:
                 with training_batches(data, task, mesh, start) as batches:
                     reporter.say("compiling the training step; later runs of this config reuse it")
+                    before = clock.seconds["compiling"]
                     with clock("compiling"):
                         step = trainer.compile_step()
-                    reporter.say(f"compiled in {duration(clock.seconds['compiling'])}")
+                    reporter.say(f"compiled in {duration(clock.seconds['compiling'] - before)}")
                     state = fit(
                         state,
                         start_step=start,

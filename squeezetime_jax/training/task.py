@@ -109,6 +109,18 @@ class Task(ABC):
         return
 
     @classmethod
+    def follow(cls, fields: ConfigDict, init: str) -> None:
+        """Set the network and its sampling to those of the weights that a run starts from.
+
+        By default nothing is set.
+
+        Args:
+          fields: as read from a config; changed in place.
+          init: the weights; where they do not exist, nothing is set.
+        """
+        return
+
+    @classmethod
     def load(cls, checkpoint: str, fields: ConfigDict) -> Any:
         """Load a trained network, to be evaluated.
 

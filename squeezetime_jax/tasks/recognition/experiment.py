@@ -124,12 +124,15 @@ class Recognition(experiment.Experiment):
       data: the videos.
       augmentation: what happens to training clips.
       evaluation: when and how test videos are scored.
+      follow_init: whether the network, the frame interval and the sizes are those of the weights of
+        `init`, where the command line does not say otherwise; the config's do not count then.
     """
 
     task: str = "recognition"
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    follow_init: bool = may_change(False)
 
     def expected_input(self) -> Input:
         """What the trained network expects of its input: clips as it is tested with."""
@@ -139,6 +142,7 @@ class Recognition(experiment.Experiment):
             frame_interval=self.data.frame_interval or 1,
             short_side=self.evaluation.short_side,
             crop_side=self.evaluation.crop_size,
+            train_side=self.data.crop_size,
             num_crops=self.evaluation.num_crops,
             num_clips=self.evaluation.num_clips,
             test_frames=self.evaluation.num_frames or None,

@@ -10,18 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.report import UnaccountedWeights
-from squeezetime_jax.checkpoint.store import Meta, load, read_labels
+from squeezetime_jax.checkpoint.store import (
+    Meta,
+    load,
+    read_config,
+    read_input,
+    read_labels,
+)
 from squeezetime_jax.data import classes
 from squeezetime_jax.data.augment import augment
 from squeezetime_jax.data.sources import Source
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.labels import network_classes
+from squeezetime_jax.evaluation.views import Sampling
 from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.peers import registry
@@ -72,6 +80,23 @@ class Recognition(Task):
         if test and not train.class_names:  # otherwise, a class of the test videos alone is refused
             num_classes = max(num_classes, test.num_classes)
         fill_in(fields, len(train), num_classes)
+
+    @classmethod
+    def follow(cls, fields: ConfigDict, init: str) -> None:
+        """The network, frame interval and sizes of the weights; not their classes."""
+        if not init or not epath.Path(init).exists():
+            return
+        network = read_config(init)
+        expected = read_input(init, network)
+        kept = {name: fields.model[name] for name in ("num_classes", "dtype", "bn_group_size")}
+        config.set_network(fields, network)
+        fields.model.update(kept)
+        sampling = Sampling.of_input(expected)
+        fields.data.frame_interval = sampling.frame_interval or 0
+        fields.data.short_side = sampling.one_crop_side
+        fields.data.crop_size = min(expected.train_side, sampling.one_crop_side)
+        fields.evaluation.short_side = sampling.one_crop_side
+        fields.evaluation.crop_size = sampling.crop_size
 
     @classmethod
     def load(cls, checkpoint: str, fields: ConfigDict) -> nnx.Module:

@@ -1,5 +1,6 @@
 """Labels are names: test videos against training videos and checkpoints, weights to start from."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ from squeezetime_jax.checkpoint.store import save_model
 from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.abstract import flat_leaves
-from squeezetime_jax.tasks.recognition.task import Recognition, match_head
+from squeezetime_jax.peers.entry import Input
+from squeezetime_jax.tasks.recognition.task import Recognition, load_for, match_head
 from squeezetime_jax.training import config
 
 NAMES = list(motion.CLASSES)  # not in alphabetical order
+INPUT = Input(short_side=40, crop_side=32, frame_interval=2, num_crops=1, train_side=36)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = SqueezeTime(SqueezeTimeConfig.tiny(), nnx.Rngs(0))
+    model.input = INPUT
     path = tmp_path_factory.mktemp("weights") / "named"
     save_model(path, model, labels=NAMES)
     return path
@@ -91,6 +95,27 @@ def test_a_list_is_matched_by_number_where_it_has_no_names(
     fields = {"test": str(folders / "test.txt"), "test_root": str(folders / "test")}
     assert classes_of(task(folders, **fields).test_set()._source) == [("shrinking", "moving_right")]
     assert "no class names; its labels are taken as the numbers of" in capsys.readouterr().err
+
+
+def test_fine_tuning_follows_the_weights_unless_told_otherwise(checkpoint: Path) -> None:
+    words = ["--config=finetune", f"--config.init={checkpoint}", "--config.data.crop_size=24"]
+    fields = config.read(words)
+    tiny = SqueezeTimeConfig.tiny()
+    for name in ("depth", "width", "num_frames", "position_grids"):
+        assert fields.model[name] == getattr(tiny, name)
+    assert (fields.model.num_classes, fields.model.bn_group_size) == (0, 64)  # the config's
+    data, evaluation = fields.data, fields.evaluation
+    assert (data.frame_interval, data.short_side, data.crop_size) == (2, 40, 24)
+    assert (evaluation.short_side, evaluation.crop_size, evaluation.num_clips) == (40, 32, 1)
+    assert config.read(words[:2]).data.crop_size == 36
+    published = config.read(["--config=finetune", "--config.init=/nowhere.pth"])
+    assert (published.model.depth, published.data.crop_size) == (50, 224)
+
+
+def test_weights_of_another_network_are_refused_with_what_to_do(checkpoint: Path) -> None:
+    other = dataclasses.replace(SqueezeTimeConfig.tiny(), depth=18)
+    with pytest.raises(UserError, match=r"the network that model describes: .* \d+ missing .*set"):
+        load_for(str(checkpoint), other)
 
 
 def test_a_classifier_of_the_same_classes_in_another_order_is_put_in_order() -> None:
