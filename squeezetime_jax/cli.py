@@ -226,7 +226,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 @subcommand(
-    "Compile a run for TPUs that are not here: memory, operations.",
+    "Compile a run for TPUs that need not be here.",
     "squeezetime compile --config configs/k400.py --topology v5e:4x4",
     arg("--config FILE[:VARIANT]", "experiment; fields: --config.NAME=VALUE", required=True),
     arg(

@@ -288,18 +288,18 @@ def _lines(program: Program, report: Report) -> list[str]:
         f" {_gib(program.temporaries)}, program {_gib(program.code)})"
     )
     if program.flops is not None and program.bytes_accessed is not None:
-        received = (program.collective_bytes or 0) / 1e6
         lines.append(
-            f"  a device computes {program.flops / 1e12:.3f} TFLOP, reads and writes"
-            f" {program.bytes_accessed / 1e9:.1f} GB, receives {received:.1f} MB"
+            f"  a device computes {_amount(program.flops)}FLOP, reads and writes"
+            f" {_amount(program.bytes_accessed)}B, receives"
+            f" {_amount(program.collective_bytes or 0)}B from others"
         )
     if program.estimate is not None:
         compute, memory = program.estimate["compute"], program.estimate["memory"]
         bound = "arithmetic" if compute > memory else "its memory's bandwidth"
         slower = max(compute, memory)
         lines.append(
-            f"  estimate: at best {1e3 * slower:.1f} ms, bounded by {bound} (arithmetic"
-            f" {1e3 * compute:.1f} ms, memory {1e3 * memory:.1f} ms at the chip's published rates)"
+            f"  estimate: at best {1e3 * slower:.3g} ms, bounded by {bound} (arithmetic"
+            f" {1e3 * compute:.3g} ms, memory {1e3 * memory:.3g} ms at the chip's published rates)"
         )
     return lines
 
@@ -318,4 +318,12 @@ def _advice(report: Report) -> list[str]:
 
 
 def _gib(number: int | None) -> str:
-    return "unknown" if number is None else f"{number / 2**30:.2f} GiB"
+    return "unknown" if number is None else f"{number / 2**30:.3f} GiB"
+
+
+def _amount(number: int | float) -> str:
+    """A number with the prefix of its unit: "1.97 T"."""
+    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.3g} {prefix}"
+    return f"{number:.3g} "
