@@ -23,6 +23,8 @@ Chosen from the data, unless given on the command line:
 
 Also worth a thought:
   --config.augmentation.flip=0.0          where left and right make a difference
+  --config.data.target_fps=0              count frames; by default clips are taken in time, as if
+                                          all videos had 30 frames a second
   --config.data.frame_interval=0          clips over the whole video, for short or whole actions
   --config.model.dtype=bfloat16           faster on GPUs and TPUs
   --config.data.workers=8                 decoding processes, where the devices wait for data
@@ -42,6 +44,7 @@ def get_config(variant="released"):
     config = experiment.default()
     config.epochs = 0
     config.batch_size = 0
+    config.data.target_fps = 30.0
     config.init = "k400.pth"
     config.follow_init = True
     config.model.num_classes = 0

@@ -22,12 +22,12 @@ WHATS = {
     "convert": ("commands", "convert", 5, "converting full-size weights, beside torch.load"),
     "predict": ("commands", "predict", 5, "`squeezetime predict` from the command to the answer"),
     "data": ("data", "data", 30, "training clips and test views, beside mmaction2"),
+    "film": ("films", "film", 30, "a clip of a two-hour film, beside one of a ten-second video"),
     "augment": ("networks", "augmentation", 5, "the augmentation, as a share of a training step"),
     "train": ("networks", "train", 5, "a training step, beside PyTorch"),
     "inference": ("networks", "inference", 30, "a clip in JAX and other runtimes, beside PyTorch"),
     "exports": ("networks", "exports", 30, "a clip in each exported file, beside PyTorch"),
     "export-errors": ("networks", "export_errors", 1, "the largest error of exported networks"),
-    "compile": ("topologies", "compile_all", 1, "memory and operations on TPUs that are not here"),
 }
 
 
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add["predict"]("--video", help="default: ten seconds of 340 x 256 pixels")
     add["data"]("videos", nargs="+", metavar="VIDEO")
     add["data"]("--reference-python", metavar="PYTHON", help="of an environment with mmaction2")
+    add["film"]("--minutes", type=at_least(1), default=120, help="of the film")
     for name in ("augment", "train"):
         add[name]("--batch", type=at_least(1), default=8)
         add[name]("--depth", type=int, default=50)
@@ -61,11 +62,6 @@ def parser() -> argparse.ArgumentParser:
     add["export-errors"]("--frames", type=int, nargs="+", default=[4, 8, 16, 32])
     formats = ["stablehlo", "onnx", "openvino", "litert"]
     add["export-errors"]("--formats", nargs="+", choices=formats, default=formats)
-    # Of `benchmarks.topologies`, which is imported when it runs.
-    add["compile"]("--out", type=Path, required=True, help="answers so far; others are added")
-    add["compile"]("--configs", nargs="+", default=["k400", "ava21", "thumos14"])
-    slices = ["v5e-8", "v5e-256", "2 x v5e-256", "v6e-8", "v5p-64"]
-    add["compile"]("--slices", nargs="+", choices=slices, default=slices)
     return top
 
 

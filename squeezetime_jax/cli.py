@@ -88,10 +88,12 @@ _LISTED = arg("videos VIDEOS", "list of `path label`, or a folder of class folde
     arg("--labels FILE", "class names, one a line in the order of the labels"),
     arg("--form", "encoding", choices=("video", "jpeg"), default="video"),
     arg("--short-side PIXELS", "shorter side of the stored frames", type=_POSITIVE, default=256),
+    arg("--max-pixels N", "largest frame; default: 9437184, as in 4K", type=_POSITIVE),
     _WORKERS,
 )
 def _prepare(args: argparse.Namespace) -> int:
     from squeezetime_jax.data import prepare, sources, workers
+    from squeezetime_jax.data.packets import MAX_PIXELS
 
     source = sources.open_files(args.videos, root=args.root, label_map=args.labels)
     job = prepare.Job(
@@ -102,6 +104,7 @@ def _prepare(args: argparse.Namespace) -> int:
         form=args.form,
         short_side=args.short_side,
         class_names=source.class_names,
+        max_pixels=args.max_pixels or MAX_PIXELS,
     )
     with workers.progress_bar("preparing", len(source)) as progress:
         report = prepare.prepare(job, args.workers, progress)
@@ -226,28 +229,6 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 @subcommand(
-    "Compile a run for TPUs that need not be here.",
-    "squeezetime compile --config configs/k400.py --topology v5e:4x4",
-    arg("--config FILE[:VARIANT]", "experiment; fields: --config.NAME=VALUE", required=True),
-    arg(
-        "--topology CHIP:SHAPE",
-        "a TPU slice, such as v5e:16x16, v6e:2x4 or v5p:4x4x4; default: this machine's devices",
-    ),
-    arg("--slices N", "with --topology: number of such slices", type=_POSITIVE, default=1),
-    arg("--chips-per-host SHAPE", "with --topology: chips of a host, such as 2x4"),
-    _JSON,
-)
-def _compile(args: argparse.Namespace) -> int:
-    from squeezetime_jax.bench import chips
-    from squeezetime_jax.bench.compile import compile_run
-    from squeezetime_jax.training import config
-
-    row = chips.open_devices(args.topology, args.slices, args.chips_per_host)
-    fields = config.read([f"--config={args.config}", *args.fields])
-    return compile_run(fields, row, as_json=args.json)
-
-
-@subcommand(
     "Export a network to LiteRT, ONNX, OpenVINO or StableHLO.",
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
     arg("checkpoint CKPT", _CHECKPOINT_HELP),
@@ -287,6 +268,11 @@ _VIEWS = (
         "--frame-interval N",
         "between a clip's frames; 0: over the whole video; default: the checkpoint's",
         type=number(int, 0),
+    ),
+    arg(
+        "--fps RATE",
+        "take clips in time, at this rate; 0: count frames; default: the checkpoint's",
+        type=number(float, 0, 1000),
     ),
 )
 _VIDEOS = arg(

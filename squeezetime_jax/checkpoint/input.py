@@ -33,7 +33,7 @@ def input_from_json(fields: Mapping[str, Any] | None) -> Input | None:
     if fields is None:
         return None
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Input(**values)
+    return Input(**{"fps": None, **values})  # earlier versions did not write it
 
 
 def input_of_file(path: str | os.PathLike[str]) -> Input | None:
@@ -86,10 +86,13 @@ def find_input(path: str | os.PathLike[str], config: NetworkConfig) -> Input:
 def _input_of_run(fields: Mapping[str, Any], published: Input) -> Input:
     """The test protocol of a run, given its config."""
     evaluation, interval = fields["evaluation"], int(fields["data"]["frame_interval"])
+    fps = float(fields["data"].get("target_fps", 0.0)) or None
     return dataclasses.replace(
         published,
         sampling="interval" if interval else "segments",
         frame_interval=interval or 1,
+        fps=fps,
+        in_time=bool(fps),
         short_side=int(evaluation["short_side"]),
         crop_side=int(evaluation["crop_size"]),
         num_crops=int(evaluation["num_crops"]),

@@ -4,22 +4,26 @@ Files are untrusted: only containers of video are opened (no play lists, scripts
 frames are limited to `MAX_PIXELS`, and packets may not add up to many times the file's size.
 """
 
-import bisect
 import contextlib
-import dataclasses
 import functools
 import io
 import itertools
 import os
 import re
+import threading
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import av.container
 import av.logging
 import numpy as np
+from jaxtyping import Float
 
+from squeezetime_jax.data import index_cache
+from squeezetime_jax.data.index_cache import NO_TIME, Index, Packets
 from squeezetime_jax.errors import UserError
 
 av.logging.set_level(av.logging.PANIC)
@@ -30,11 +34,7 @@ MAX_PIXELS = 4096 * 2304
 # Demuxers of video files. Left out are those that open other files (hls, concat), draw text (tty),
 # read still pictures, and those of formats that no data set uses.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,ogg,gif"
-_OPTIONS = {
-    "format_whitelist": _CONTAINERS,
-    "protocol_whitelist": "file",
-    "max_pixels": str(MAX_PIXELS),
-}
+_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 # MP4's tables in which one number stands for many samples: a size for all of them (stsz, whose
 # version and flags are 0), and the defaults of a fragment (trun). Two patterns, each with a fixed
 # beginning, are ten times as fast as one with an alternative.
@@ -47,44 +47,20 @@ _SCAN_BYTES = 16 << 20
 # Packets of a file up to this size stay in memory; those of larger files are read again.
 _KEEP_BYTES = 64 << 20
 
+# So many long files stay open in a process between two clips.
+_OPEN_FILES = 8
+# The rate of videos that say neither when a frame is shown nor how many there are in a second.
+ASSUMED_FPS = 30.0
+
 Source = str | os.PathLike[str] | bytes
-_Stamp = tuple[int | None, int | None, int | None]
 
 
 class VideoError(UserError):
     """A video that cannot be used; the message names the file and the reason."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """What the packets say, in the order of the file.
-
-    Attributes:
-      stamps: (presentation time, decoding time, byte position) of each packet.
-      keys: numbers of the keyframe packets, ascending.
-      num_shown: packets that show a frame; None where several may share one.
-      order: packet number of frame k, in the order of showing; None if time stamps do not say.
-      rank: frame number of each packet; -1 for packets that show nothing.
-      steady: the frames are evenly spaced, so that their order is certain. If false, the order
-        holds as long as the decoder, given some packets more, does not contradict it.
-    """
-
-    stamps: list[_Stamp]
-    keys: list[int]
-    num_shown: int | None
-    order: list[int] | None
-    rank: list[int]
-    steady: bool
-
-    def key_for(self, packet: int) -> int:
-        """The last keyframe at or before the packet that is also shown no later than it.
-
-        Frames stored after a keyframe but shown before it may refer to what came earlier.
-        """
-        for place in range(bisect.bisect_right(self.keys, packet) - 1, -1, -1):
-            if 0 <= self.rank[self.keys[place]] <= self.rank[packet]:
-                return self.keys[place]
-        return 0
+class StaleIndexError(Exception):
+    """The stored index of a file is not that of its packets."""
 
 
 class PacketFile:
@@ -94,23 +70,48 @@ class PacketFile:
       source: a path, or the bytes of a file.
       name: its name in errors.
       threads: of the decoder.
+      max_pixels: the largest accepted frame, width times height.
 
     Raises:
       VideoError: it has no video, too large frames, or packets of many times its size.
     """
 
-    def __init__(self, source: Source, name: str, threads: int = 1) -> None:
+    def __init__(
+        self, source: Source, name: str, threads: int = 1, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self._source = source
         self._name = name
         self._threads = threads
-        self._kept: list[av.Packet] | None = []
+        self._max_pixels = max_pixels
+        self._kept: list[av.Packet] | None = None
+        self._key = None if isinstance(source, bytes) else index_cache.key(source)
+        self._open_key = self._key, threads, max_pixels
+        opened = _open_files.take(self._open_key) if self._key else None
+        self._open(opened)
+        found = index_cache.load(self._key, self._index_of) if self._key else None
+        if opened and not found:  # it has been read to somewhere
+            self._container.close()
+            self._open()
+        self._is_stored = found is not None
+        self.index = found or self._read_index()
+
+    def read_index_again(self) -> None:
+        """Replace an index that turned out not to be the file's."""
+        assert self._key is not None
+        index_cache.forget(self._key)
+        self._container.close()
         self._open()
+        self._is_stored = False
         self.index = self._read_index()
 
     def close(self) -> None:
-        """Close the file and free its packets."""
+        """Close the file and free its packets; a long file stays open for the next clip."""
         self._kept = None
-        self._container.close()
+        if self._key and index_cache.is_long(self.index):
+            opened = _OpenFile(self._container, self.stream, self.reorder_depth)
+            _open_files.keep(self._open_key, opened)
+        else:
+            self._container.close()
 
     @property
     def decoder(self) -> av.VideoCodecContext:
@@ -138,15 +139,28 @@ class PacketFile:
         """
         is_mp4 = self._container.format.name.startswith("mov")
         promised = len(self.stream.index_entries) if is_mp4 else self.stream.frames
-        found = len(self.index.stamps)
+        found = len(self.index)
         if found < promised * 0.95 - 1:
             return f"{found} frames of the {promised} that the header announces"
-        times = [pts for pts, _, _ in self.index.stamps if pts is not None]
-        if times and self.stream.time_base:
-            lasts = float((max(times) - min(times)) * self.stream.time_base)
+        times = self.index.packets.pts
+        times = times[times != NO_TIME]
+        if times.size and self.stream.time_base:
+            lasts = float(int(times.max() - times.min()) * self.stream.time_base)
             if lasts < self.duration * (0.95 if self.stream.duration else 0.75) - 1:
                 return f"{lasts:.1f} s of the {self.duration:.1f} s that the header announces"
         return ""
+
+    def times(self, num_frames: int) -> Float[np.ndarray, " frames"]:
+        """Seconds from the first frame to each, ascending; evenly spaced if the file does not say.
+
+        Args:
+          num_frames: of the video.
+        """
+        if self.index.order is None or not self.stream.time_base:
+            rate = self.stream.average_rate
+            return np.arange(num_frames) / (float(rate) if rate else ASSUMED_FPS)
+        stamps = self.index.packets.pts[self.index.order]
+        return (stamps - stamps[0]) * float(self.stream.time_base)
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, av.Packet]]:
         """Packets `start` to `stop - 1` with their numbers, or from an earlier one on."""
@@ -158,47 +172,49 @@ class PacketFile:
                 return
             yield number, packet
 
-    def _open(self) -> None:
-        self._container = open_container(self._source)
-        self.stream = video_stream(self._container, self._name, self._threads)
-        self.reorder_depth = self.decoder.reorder_depth
+    def _open(self, opened: "_OpenFile | None" = None) -> None:
+        if opened is None:
+            container = open_container(self._source, self._max_pixels)
+            stream = video_stream(container, self._name, self._threads, self._max_pixels)
+            opened = _OpenFile(container, stream, stream.codec_context.reorder_depth)
+        self._container, self.stream, self.reorder_depth = opened
 
     def _read_index(self) -> Index:
         limit = 8 * _size(self._source) + (1 << 20)
         total = 0
-        stamps: list[_Stamp] = []
-        keys: list[int] = []
-        shown: list[int] = []
+        columns = pts, dts, pos = array("q"), array("q"), array("q")
+        is_key, is_shown = bytearray(), bytearray()
         is_vp8 = self.decoder.name == "vp8"
-        for number, packet in enumerate(demux(self._container, self.stream)):
+        self._kept = []
+        for packet in demux(self._container, self.stream):
             total += packet.size
             if total > limit:
                 raise VideoError(
                     f"{self._name}: damaged header: the packets add up to more than {limit} bytes,"
                     " many times the file's size; re-encode or remove the file"
                 )
-            stamps.append((packet.pts, packet.dts, packet.pos))
-            if packet.is_keyframe:
-                keys.append(number)
-            if not packet.is_discard and not (is_vp8 and _is_hidden_vp8(packet)):
-                shown.append(number)
+            pts.append(NO_TIME if packet.pts is None else packet.pts)
+            dts.append(NO_TIME if packet.dts is None else packet.dts)
+            pos.append(-1 if packet.pos is None else packet.pos)
+            is_key.append(packet.is_keyframe)
+            is_shown.append(not (packet.is_discard or (is_vp8 and _is_hidden_vp8(packet))))
             if self._kept is not None:
                 self._kept.append(packet)
                 if total > _KEEP_BYTES:
                     self._kept = None
-        if not stamps:
+        if not is_key:
             raise VideoError(f"{self._name}: no video data in it; replace or remove the file")
-        known = [time for number in shown if (time := stamps[number][0]) is not None]
-        unique = 0 < len(shown) == len(set(known))
-        pts = np.array(known, np.int64)
-        order = None
-        if unique and self._times_are_right(pts):
-            order = np.array(shown)[np.argsort(pts)].tolist()
-        rank = [-1] * len(stamps)
-        for place, number in enumerate(order or ()):
-            rank[number] = place
-        count = len(shown) if unique else None
-        return Index(stamps, keys, count, order, rank, not self.reorder_depth or _is_steady(pts))
+        packets = Packets(
+            *(np.frombuffer(column, np.int64) for column in columns),
+            *(np.frombuffer(flags, bool) for flags in (is_key, is_shown)),
+        )
+        index = self._index_of(packets)
+        if self._key:
+            index_cache.store(self._key, index, total)
+        return index
+
+    def _index_of(self, packets: Packets) -> Index:
+        return Index.of(packets, self._times_are_right, is_reordered=bool(self.reorder_depth))
 
     def _times_are_right(self, pts: np.ndarray) -> bool:
         """Whether the presentation times are usable.
@@ -215,53 +231,83 @@ class PacketFile:
 
     def _seek(self, start: int) -> Iterator[tuple[int, av.Packet]]:
         """Packets from `start`, or from an earlier one if the container seeks imprecisely."""
-        pts, dts, _ = self.index.stamps[start]
-        for time in (pts, dts):
-            if time is None:
+        packets = self.index.packets
+        for time in (int(packets.pts[start]), int(packets.dts[start])):
+            if time == NO_TIME:
                 continue
             with contextlib.suppress(av.FFmpegError):
                 self._container.seek(time, stream=self.stream)
-                packets = demux(self._container, self.stream)
-                first = next(packets, None)
+                rest = demux(self._container, self.stream)
+                first = next(rest, None)
                 if first is None:
                     continue
-                number = self._numbers.get((first.pts, first.pos))
+                number = self.index.find(first.pts, first.pos)
                 if number is not None and number <= start:
-                    return _numbered(number, first, packets)
+                    return _numbered(number, first, rest)
+                if number is None and self._is_stored:
+                    raise StaleIndexError
         self._container.close()
         self._open()
         return enumerate(demux(self._container, self.stream))
 
-    @functools.cached_property
-    def _numbers(self) -> dict[tuple[int | None, int | None], int]:
-        """Packet numbers by time and position in the file, where these are unique."""
-        numbers: dict[tuple[int | None, int | None], int] = {}
-        repeated = set()
-        for number, (pts, _, pos) in enumerate(self.index.stamps):
-            if (pts, pos) in numbers or pos is None:
-                repeated.add((pts, pos))
-            numbers[pts, pos] = number
-        return {stamp: number for stamp, number in numbers.items() if stamp not in repeated}
+
+class _OpenFile(NamedTuple):
+    container: av.container.InputContainer
+    stream: av.VideoStream
+    reorder_depth: int
 
 
-def open_container(source: Source) -> av.container.InputContainer:
+class _OpenFiles:
+    """Long files that are open and not in use; opening a film reads tables of all of its frames."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: list[tuple[Any, _OpenFile]] = []
+
+    def take(self, key: Any) -> _OpenFile | None:
+        """An open file, which is then in use; None if there is none."""
+        wanted = (os.getpid(), key)  # a forked process would share the place in the file
+        with self._lock:
+            for number, (found, _) in enumerate(self._files):
+                if found == wanted:
+                    return self._files.pop(number)[1]
+        return None
+
+    def keep(self, key: Any, opened: _OpenFile) -> None:
+        """Keep a file open; the one that was kept first is closed if there are too many."""
+        with self._lock:
+            self._files.append(((os.getpid(), key), opened))
+            oldest = self._files.pop(0)[1] if len(self._files) > _OPEN_FILES else None
+        if oldest:
+            oldest.container.close()
+
+
+_open_files = _OpenFiles()
+
+
+def open_container(source: Source, max_pixels: int = MAX_PIXELS) -> av.container.InputContainer:
     """Open a file for reading, with every safeguard.
 
     Raises:
       OSError, ValueError: it cannot be opened.
     """
-    size = _size(source)
-    head, tail = _ends(source, size)
-    _refuse_sample_counts((head, tail), size)
+    if isinstance(source, bytes):
+        _refuse_sample_counts(source)
+    else:
+        status = Path(source).stat()
+        _refuse_sample_counts_of_file(os.fspath(source), status.st_size, status.st_mtime_ns)
     # Without the scheme, FFmpeg would take "take:2.mp4" for an address.
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{os.fspath(source)}"
+    options = _OPTIONS | {"max_pixels": str(max_pixels)}
     try:
-        return av.open(file, "r", options=_OPTIONS, metadata_errors="replace")
+        return av.open(file, "r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
-        raise ValueError(_what_it_is(head) or error.strerror) from error
+        raise ValueError(_what_it_is(source) or error.strerror) from error
 
 
-def video_stream(container: av.container.InputContainer, name: str, threads: int) -> av.VideoStream:
+def video_stream(
+    container: av.container.InputContainer, name: str, threads: int, max_pixels: int = MAX_PIXELS
+) -> av.VideoStream:
     """The container's main video stream, ready to decode.
 
     Raises:
@@ -270,10 +316,12 @@ def video_stream(container: av.container.InputContainer, name: str, threads: int
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
         raise VideoError(f"{name}: no video stream that can be decoded; replace or remove the file")
-    if stream.width * stream.height > MAX_PIXELS:
+    pixels = stream.width * stream.height
+    if pixels > max_pixels:
         raise VideoError(
-            f"{name}: frames of {stream.width} x {stream.height} exceed the limit of 4096 x 2304"
-            " pixels; scale the video down first"
+            f"{name}: frames of {stream.width} x {stream.height} exceed the limit of"
+            f" {max_pixels:,} pixels; store smaller copies with `squeezetime prepare --max-pixels"
+            f" {pixels}`"
         )
     # Slices, not frames: frame threads hold back frames, and may hang when left early.
     stream.thread_type = "NONE" if threads == 1 else "SLICE"
@@ -281,6 +329,20 @@ def video_stream(container: av.container.InputContainer, name: str, threads: int
     # Opened before it is told to skip frames: dav1d keeps the first setting.
     stream.codec_context.open(strict=False)
     return stream
+
+
+def open_address(location: str, seconds: float) -> av.container.InputContainer:
+    """Open an address that the user named: unlike paths in lists, it may be on the network.
+
+    Args:
+      location: a URL that FFmpeg opens.
+      seconds: the longest wait for data.
+
+    Raises:
+      OSError, ValueError: it cannot be opened.
+    """
+    options = {"max_pixels": str(MAX_PIXELS)}
+    return av.open(location, timeout=seconds, options=options, metadata_errors="replace")
 
 
 def demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
@@ -299,17 +361,24 @@ def decode_packet(decoder: av.VideoCodecContext, packet: av.Packet | None) -> li
         return []
 
 
-def _refuse_sample_counts(ends: tuple[bytes, bytes], file_size: int) -> None:
+@functools.lru_cache(1024)  # of the files that were opened last; a film is opened for each clip
+def _refuse_sample_counts_of_file(path: str, size: int, changed: int) -> None:
+    _refuse_sample_counts(path)
+
+
+def _refuse_sample_counts(source: Source) -> None:
     """Refuse counts beyond the file's bytes, for which FFmpeg would take memory at once."""
-    for part, counts in itertools.product(ends, _COUNTS):
+    file_size = _size(source)
+    for part, counts in itertools.product(_ends(source, file_size), _COUNTS):
         for match in counts.finditer(part):
             found = {field: int.from_bytes(value) for field, value in match.groupdict().items()}
             if found.get("size", 1) * found["samples"] > file_size:
                 raise ValueError("a table of samples exceeds the file's size")
 
 
-def _what_it_is(head: bytes) -> str:
+def _what_it_is(source: Source) -> str:
     """What a file is that is not a readable video, by its first bytes; empty if unknown."""
+    head, _ = _ends(source, _size(source))
     if not head:
         return "the file is empty"
     if head.startswith((b"\xff\xd8\xff", b"\x89PNG")):
@@ -364,12 +433,6 @@ def _reorders_at_most(pts: np.ndarray, depth: int) -> bool:
     latest = np.maximum.accumulate(pts)
     further = latest[: len(pts) - reach - 1] > pts[reach + 1 :]
     return bool(0 < overtaken.max() <= depth and not further.any())
-
-
-def _is_steady(pts: np.ndarray) -> bool:
-    """Whether times are evenly spaced, except for rounding to the container's unit."""
-    gaps = np.diff(np.sort(pts))
-    return not gaps.size or bool(gaps.max() <= 2 * gaps.min())
 
 
 def _numbered(

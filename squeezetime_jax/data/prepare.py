@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetime_jax.data import records, workers
+from squeezetime_jax.data.packets import MAX_PIXELS
 from squeezetime_jax.data.sources import Source
 from squeezetime_jax.data.video import FrameSequence, Video
 from squeezetime_jax.errors import UserError
@@ -103,6 +104,7 @@ class Job:
       short_side: of the stored frames, in pixels.
       class_names: in the order of the labels; empty where unknown.
       shard_size: videos per shard, and so the most that a killed run does again.
+      max_pixels: the largest accepted frame of a video, width times height.
     """
 
     videos: Sequence[Labelled]
@@ -113,6 +115,13 @@ class Job:
     short_side: int = 256
     class_names: Sequence[str] = ()
     shard_size: int = 64
+    max_pixels: int = MAX_PIXELS
+
+    def encode(self, listed: Labelled) -> records.StoredVideo:
+        """What is stored of a video."""
+        name, _ = listed
+        path, size = self.root / name, self.short_side
+        return records.encode(path, self.form, size, name, max_pixels=self.max_pixels)
 
     @property
     def num_shards(self) -> int:
@@ -175,7 +184,7 @@ def prepare(
     missing = [number for number in range(job.num_shards) if not job.shard(number).exists()]
     progress(len(job.videos) - sum(len(job.part(number)) for number in missing))
     encoded = workers.each(
-        encode or functools.partial(records.encode_listed, job.root, job.form, job.short_side),
+        encode or job.encode,
         (video for number in missing for video in job.part(number)),
         processes,
         name=lambda video: video[0],

@@ -8,12 +8,13 @@ A TFDS example {"video", "label", "name"} in one of two storage forms:
 - `jpeg`: "video" is the list of the frames' JPEG bytes.
 
 Both have the frames at the chosen short side (never enlarged), one after the other: a frame has the
-same number as in the source (undecodable frames are left out); time stamps are not kept.
+same number as in the source (undecodable frames are left out), and is shown at the same time after
+the first: by the mp4's time stamps, or a comment in each JPEG (`jpeg.with_time`).
 """
 
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -21,8 +22,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from squeezetime_jax.data import transforms
-from squeezetime_jax.data.video import FrameSequence, Source, Video, stream
+from squeezetime_jax.data import jpeg, packets, transforms
+from squeezetime_jax.data.video import FrameSequence, Source, TimedFrame, Video, timed_stream
 
 FORMS = ("video", "jpeg")
 # What the data set is called inside; a folder of shards is read by its path, not by this name.
@@ -38,6 +39,8 @@ _H264 = {
     "x264-params": "b-pyramid=none:b-adapt=0:scenecut=0",
 }
 _JPEG_QUALITY = 90
+# Frames a second for the encoder, and the unit of the mp4's time stamps, in seconds.
+_RATE, _TICK = 30, Fraction(1, 90_000)
 
 StoredVideo = bytes | Sequence[bytes]
 
@@ -74,7 +77,12 @@ def open_record(stored: StoredVideo, name: str) -> Video | FrameSequence:
 
 
 def encode(
-    source: Source, form: str = "video", short_side: int = 256, name: str | None = None
+    source: Source,
+    form: str = "video",
+    short_side: int = 256,
+    name: str | None = None,
+    *,
+    max_pixels: int = packets.MAX_PIXELS,
 ) -> StoredVideo:
     """A video in a storage form.
 
@@ -83,28 +91,23 @@ def encode(
       form: one of `FORMS`.
       short_side: of the stored frames; smaller videos keep their size.
       name: name of the source in errors; by default its path.
+      max_pixels: the largest accepted frame of the source, width times height.
 
     Raises:
       VideoError: the source cannot be read.
     """
-    frames = _shrunk(source, short_side, name)
-    return _encode_h264(frames) if form == "video" else [encode_jpeg(frame) for frame in frames]
-
-
-def encode_listed(root: Path, form: str, short_side: int, listed: tuple[str, int]) -> StoredVideo:
-    """`encode` for a line (path, label) of an annotation list."""
-    name, _ = listed
-    return encode(root / name, form, short_side, name)
+    frames = (
+        (seconds, transforms.resize_short_side(frame, min(short_side, *frame.shape[:2])))
+        for seconds, frame in timed_stream(source, name, max_pixels=max_pixels)
+    )
+    if form == "video":
+        return _encode_h264(frames)
+    return [jpeg.with_time(encode_jpeg(frame), seconds) for seconds, frame in frames]
 
 
 def num_bytes(stored: StoredVideo) -> int:
     """Size of a stored video."""
     return len(stored) if isinstance(stored, bytes) else sum(map(len, stored))
-
-
-def _shrunk(source: Source, short_side: int, name: str | None) -> Iterator[np.ndarray]:
-    for frame in stream(source, name):
-        yield transforms.resize_short_side(frame, min(short_side, *frame.shape[:2]))
 
 
 def encode_jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
@@ -113,23 +116,49 @@ def encode_jpeg(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 
 
-def _encode_h264(frames: Iterator[np.ndarray]) -> bytes:
+def _encode_h264(frames: Iterator[TimedFrame]) -> bytes:
     file = io.BytesIO()
+    times: list[int] = []  # of the frames so far, in units of _TICK
     with av.open(file, "w", format="mp4") as container:
         encoder: av.VideoStream | None = None
-        for frame in frames:
+        for seconds, frame in frames:
             if encoder is None:
-                encoder = container.add_stream("libx264", rate=30, options=_H264)
+                # Encoded as if there were 30 frames a second, so that the quality is the same for
+                # all rates; the time stamps are set afterwards.
+                encoder = container.add_stream("libx264", rate=_RATE, options=_H264)
                 encoder.height, encoder.width = (_even(side) for side in frame.shape[:2])
                 encoder.pix_fmt = "yuv420p"
                 encoder.codec_context.thread_count = 1
+                encoder.codec_context.time_base = Fraction(1, _RATE)
+                encoder.time_base = _TICK
             size = (encoder.width, encoder.height)
             if frame.shape[1::-1] != size:  # H.264 needs even sides
                 frame = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
-            container.mux(encoder.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = len(times), Fraction(1, _RATE)
+            times.append(max(round(seconds / _TICK), times[-1] + 1 if times else 0))
+            container.mux(_stamped(encoder.encode(picture), times))
         if encoder is not None:
-            container.mux(encoder.encode(None))
+            container.mux(_stamped(encoder.encode(None), times))
     return file.getvalue()
+
+
+def _stamped(packets: list[av.Packet], times: list[int]) -> list[av.Packet]:
+    """Packets whose time stamps are numbers of frames, with the times of these frames."""
+    gap = (times[-1] - times[0]) // (len(times) - 1) if len(times) > 1 else round(1 / _RATE / _TICK)
+
+    def time(number: int) -> int:
+        return times[number] if number >= 0 else times[0] + number * gap
+
+    for packet in packets:
+        assert packet.pts is not None
+        assert packet.dts is not None
+        following = packet.pts + 1
+        end = times[following] if following < len(times) else times[packet.pts] + gap
+        packet.duration = end - times[packet.pts]
+        packet.pts, packet.dts = time(packet.pts), time(packet.dts)
+        packet.time_base = _TICK
+    return packets
 
 
 def _even(side: int) -> int:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
 NUM_CROPS = (1, 3, 10)  # of a test clip
@@ -195,8 +195,8 @@ def _multi_scale_size(short_side: int, rng: np.random.Generator, size: int) -> t
 
 
 @runtime_checkable
-class FrameSource(Protocol):
-    """A video whose frames can be read: `video.Video` or `video.FrameSequence`."""
+class Frames(Protocol):
+    """Frames that can be read by their numbers."""
 
     @property
     def num_frames(self) -> int:
@@ -206,6 +206,46 @@ class FrameSource(Protocol):
         self, indices: Int[np.ndarray, " t"], *, short_side: int | None = None
     ) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames of these numbers, RGB, upright."""
+
+
+@runtime_checkable
+class FrameSource(Frames, Protocol):
+    """A video whose frames can be read: `video.Video` or `video.FrameSequence`."""
+
+    @property
+    def times(self) -> Float[np.ndarray, " frames"]:
+        """When each frame is shown, in seconds from the first, ascending."""
+
+
+class AtRate:
+    """A video as if it had another frame rate: frame k is that nearest to `k / fps` seconds.
+
+    Of two that are equally near, it is the earlier one. At the video's own even rate frame k is
+    frame k.
+
+    Args:
+      video: the frames; at any rate, which may vary.
+      fps: frames per second.
+    """
+
+    def __init__(self, video: FrameSource, fps: float) -> None:
+        self._video, self._fps = video, fps
+        times = video.times
+        last = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+        self._changes = (times[1:] + times[:-1]) / 2 + 1e-6  # when the next frame is nearer
+        self.num_frames = max(round((float(times[-1]) + last) * fps), 1)
+
+    def frames(
+        self, indices: Int[np.ndarray, " t"], *, short_side: int | None = None
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """The frames of these numbers, RGB, upright."""
+        numbers = np.searchsorted(self._changes, np.asarray(indices) / self._fps)
+        return self._video.frames(numbers, short_side=short_side)
+
+
+def at_rate(video: FrameSource, fps: float | None) -> Frames:
+    """A video as if it had so many frames per second; None: as it is."""
+    return video if fps is None else AtRate(video, fps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +259,8 @@ class TrainingClip:
       short_side: of the frames after resizing, before the crop.
       size: side of the square clip.
       crop: "multi_scale" as in the published recipe, or "center".
+      target_fps: take the clip in time, as if the video had so many frames per second (`AtRate`);
+        None counts its frames, whatever its rate, as in the published recipe.
     """
 
     num_frames: int = 16
@@ -226,6 +268,7 @@ class TrainingClip:
     short_side: int = 256
     size: int = 224
     crop: Literal["multi_scale", "center"] = "multi_scale"
+    target_fps: float | None = None
 
     def cut(self, video: FrameSource, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
         """Read one random clip of a video.
@@ -233,13 +276,14 @@ class TrainingClip:
         Raises:
           VideoError: the video cannot be read.
         """
+        source = at_rate(video, self.target_fps)
         if self.frame_interval is None:
-            indices = uniform_indices(video.num_frames, self.num_frames, rng=rng)[0]
+            indices = uniform_indices(source.num_frames, self.num_frames, rng=rng)[0]
         else:
             indices = training_indices(
-                video.num_frames, self.num_frames, self.frame_interval, rng=rng
+                source.num_frames, self.num_frames, self.frame_interval, rng=rng
             )
-        frames = video.frames(indices, short_side=self.short_side)
+        frames = source.frames(indices, short_side=self.short_side)
         if self.crop == "multi_scale":
             return multi_scale_crop(frames, rng, self.size)
         return center_crop(frames, self.size)
@@ -257,6 +301,7 @@ class ViewProtocol:
       num_frames: frames of a clip.
       frame_interval: distance between neighbouring frames; None spreads the clip's frames over the
         whole video instead (one per segment, as on Something-Something).
+      target_fps: as in `TrainingClip`.
     """
 
     num_clips: int
@@ -265,6 +310,7 @@ class ViewProtocol:
     crop_size: int
     num_frames: int = 16
     frame_interval: int | None = 4
+    target_fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_crops not in NUM_CROPS:
@@ -293,9 +339,10 @@ def views(video: FrameSource, protocol: ViewProtocol) -> UInt8[np.ndarray, "view
 
     Each frame is decoded and resized once, however many views share it.
     """
-    indices = protocol.indices(video.num_frames)
+    source = at_rate(video, protocol.target_fps)
+    indices = protocol.indices(source.num_frames)
     distinct, inverse = np.unique(indices, return_inverse=True)
-    frames = video.frames(distinct, short_side=protocol.short_side)
+    frames = source.frames(distinct, short_side=protocol.short_side)
     crops = _crops(frames, protocol)
     out = np.empty((len(crops), *indices.shape, *crops[0].shape[1:]), np.uint8)
     for crop, crop_views in zip(crops, out, strict=True):

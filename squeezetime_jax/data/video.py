@@ -22,15 +22,18 @@ from collections.abc import Iterator, Sequence
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from squeezetime_jax.data import packets, transforms
+from squeezetime_jax.data import jpeg, packets, transforms
 from squeezetime_jax.data.packets import Source, VideoError
+from squeezetime_jax.data.pixels import RgbConverter, quarter_turns
 
 __all__ = [
     "FrameSequence", "Source", "Video", "VideoError", "VideoInfo", "decode", "probe", "stream",
+    "stream_address", "timed_stream",
 ]  # fmt: skip
+
+TimedFrame = tuple[float, UInt8[np.ndarray, "h w 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +73,24 @@ class Video:
       source: a path, or the bytes of a file.
       name: its name in errors; by default the path.
       threads: decoder threads. One is best where many videos are read at once.
+      max_pixels: the largest accepted frame, width times height.
 
     Raises:
       VideoError: the file is missing, is not a video, or its frames are too large.
     """
 
-    def __init__(self, source: Source, name: str | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        source: Source,
+        name: str | None = None,
+        *,
+        threads: int = 1,
+        max_pixels: int = packets.MAX_PIXELS,
+    ) -> None:
         self.name = packets.source_name(source, name)
-        self._to_rgb = _RgbConverter()
+        self._to_rgb = RgbConverter()
         with packets.errors_name(self.name):
-            self._file = packets.PacketFile(source, self.name, threads)
+            self._file = packets.PacketFile(source, self.name, threads, max_pixels)
         self._index = self._file.index
 
     def __enter__(self) -> "Video":
@@ -103,6 +114,15 @@ class Video:
             raise _no_frame(self.name)
         return count
 
+    @functools.cached_property
+    def times(self) -> Float[np.ndarray, " frames"]:
+        """When each frame is shown, in seconds from the first, ascending.
+
+        Evenly spaced where the file has no usable time stamps: at the rate that its header gives,
+        else at 30 a second.
+        """
+        return self._file.times(self.num_frames)
+
     @property
     def missing(self) -> str:
         """What the header announces and the file lacks, in words; empty if nothing."""
@@ -116,7 +136,7 @@ class Video:
         if first is None:
             raise _no_frame(self.name)
         width, height = first.width, first.height
-        turns = _quarter_turns(first)
+        turns = quarter_turns(first)
         rate, duration = self._file.stream.average_rate, self._file.duration
         return VideoInfo(
             name=self.name,
@@ -128,6 +148,11 @@ class Video:
             codec=self._file.decoder.name,
             rotation=turns * 90,
         )
+
+    @property
+    def index_bytes(self) -> int:
+        """Memory that the index of the packets takes."""
+        return self._index.num_bytes
 
     def count_broken(self) -> int:
         """Decode everything and count the frames that are missing or that the decoder guessed."""
@@ -154,8 +179,19 @@ class Video:
         """
         distinct, places = _distinct(indices, self.num_frames, self.name)
         with packets.errors_name(self.name):
-            images = self._images(distinct, short_side)
+            try:
+                images = self._images(distinct, short_side)
+            except packets.StaleIndexError:
+                self._read_index_again()
+                distinct, places = _distinct(indices, self.num_frames, self.name)
+                images = self._images(distinct, short_side)
         return _stack([images[number] for number in distinct], places)
+
+    def _read_index_again(self) -> None:
+        self._file.read_index_again()
+        self._index = self._file.index
+        for name in ("num_frames", "times", "info"):
+            self.__dict__.pop(name, None)
 
     def _images(self, numbers: list[int], short_side: int | None) -> dict[int, np.ndarray]:
         """Frame number -> image, for each of the ascending numbers."""
@@ -196,11 +232,11 @@ class Video:
         if self._index.order is None:
             yield from self._count_to(numbers)
             return
-        chosen = {self._index.order[number] for number in numbers}
+        chosen = set(self._index.order[numbers].tolist())
         for start, stop in self._runs(chosen):
             previous = -1
             for frame in self._decode_packets(start, stop, chosen):
-                number = -1 if frame.pts is None else self._index.rank[frame.pts]
+                number = -1 if frame.pts is None else int(self._index.rank[frame.pts])
                 if number < previous:
                     raise _OutOfOrderError
                 previous = number
@@ -232,10 +268,10 @@ class Video:
             if self._index.order is None:
                 yield count, frame
             elif frame.pts is not None and self._index.rank[frame.pts] >= 0:
-                yield self._index.rank[frame.pts], frame
+                yield int(self._index.rank[frame.pts]), frame
 
     def _decode_all(self) -> Iterator[av.VideoFrame]:
-        return self._decode_packets(0, len(self._index.stamps), None)
+        return self._decode_packets(0, len(self._index), None)
 
     def _decode_packets(
         self, start: int, stop: int, chosen: set[int] | None
@@ -261,6 +297,8 @@ class Video:
 class FrameSequence:
     """The same access to a video stored as one JPEG per frame.
 
+    The time of a frame is in its JPEG (`jpeg.with_time`); frames without one are 30 a second.
+
     Args:
       jpegs: the encoded frames.
       name: its name in errors.
@@ -281,6 +319,15 @@ class FrameSequence:
         """Frames of the video."""
         return len(self._jpegs)
 
+    @functools.cached_property
+    def times(self) -> Float[np.ndarray, " frames"]:
+        """As `Video.times`."""
+        has_times = jpeg.time_of(self._jpegs[0]) is not None  # folders of pictures have none
+        times = [jpeg.time_of(encoded) for encoded in self._jpegs] if has_times else [None]
+        if None in times:
+            return np.arange(self.num_frames) / packets.ASSUMED_FPS
+        return np.maximum.accumulate(np.array(times))
+
     def frames(
         self, indices: Sequence[int] | Int[np.ndarray, " t"], *, short_side: int | None = None
     ) -> UInt8[np.ndarray, "t h w 3"]:
@@ -290,7 +337,7 @@ class FrameSequence:
 
     def _image(self, number: int, short_side: int | None) -> np.ndarray:
         encoded, image = self._jpegs[number], None
-        if 0 < _jpeg_pixels(encoded) <= packets.MAX_PIXELS:
+        if 0 < jpeg.num_pixels(encoded) <= packets.MAX_PIXELS:
             image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise VideoError(
@@ -321,44 +368,82 @@ def decode(
 def stream(
     source: Source, name: str | None = None, *, threads: int = 1
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """All frames in order, as `timed_stream`, without their times."""
+    for _, frame in timed_stream(source, name, threads=threads):
+        yield frame
+
+
+def timed_stream(
+    source: Source,
+    name: str | None = None,
+    *,
+    threads: int = 1,
+    max_pixels: int = packets.MAX_PIXELS,
+) -> Iterator[TimedFrame]:
     """All frames in order, one at a time, in memory that does not grow with the video.
 
     Undecodable frames are left out. Frames of another size than the first are resized to it.
+
+    Args:
+      source: a path, or the bytes of a file.
+      name: its name in errors; by default the path.
+      threads: decoder threads.
+      max_pixels: the largest accepted frame, width times height.
+
+    Yields:
+      Seconds from the first frame on, ascending, and the RGB frame, upright.
 
     Raises:
       VideoError: it is not a readable video, or no frame can be decoded.
     """
     name = packets.source_name(source, name)
-    to_rgb = _RgbConverter()
+    with (
+        packets.errors_name(name),
+        packets.open_container(source, max_pixels) as container,
+    ):
+        yield from _timed_frames(container, name, threads, max_pixels)
+
+
+def stream_address(location: str, *, timeout: float) -> Iterator[TimedFrame]:
+    """As `timed_stream`, for a URL; frames come as they arrive, at the times that it gives.
+
+    Args:
+      location: what FFmpeg opens.
+      timeout: the longest wait for data, in seconds.
+
+    Raises:
+      VideoError: it cannot be opened, or its connection breaks.
+    """
+    try:
+        with packets.open_address(location, timeout) as container:
+            yield from _timed_frames(container, location, 0, packets.MAX_PIXELS)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(
+            f"{location}: cannot be read ({reason}); check the address and that its server runs"
+        ) from error
+
+
+def _timed_frames(
+    container: av.container.InputContainer, name: str, threads: int, max_pixels: int
+) -> Iterator[TimedFrame]:
+    video = packets.video_stream(container, name, threads, max_pixels)
+    to_rgb = RgbConverter()
+    gap = 1 / (float(video.average_rate or 0) or packets.ASSUMED_FPS)
+    unit = float(video.time_base or 0)
+    start, seconds = 0, -gap
     first: np.ndarray | None = None
-    with packets.errors_name(name), packets.open_container(source) as container:
-        video = packets.video_stream(container, name, threads)
-        for packet in itertools.chain(packets.demux(container, video), (None,)):
-            for frame in packets.decode_packet(video.codec_context, packet):
-                image = to_rgb(frame, None)
-                first = image if first is None else first
-                yield _like(image, first)
+    for packet in itertools.chain(packets.demux(container, video), (None,)):
+        for frame in packets.decode_packet(video.codec_context, packet):
+            image = to_rgb(frame, None)
+            if first is None:
+                first, start = image, frame.pts or 0
+            # Times that are missing or fall back are those of an even rate.
+            time = seconds if frame.pts is None else (frame.pts - start) * unit
+            seconds = time if time > seconds else seconds + gap
+            yield seconds, _like(image, first)
     if first is None:
         raise _no_frame(name)
-
-
-class _RgbConverter:
-    """Decoded frame -> upright RGB array; keeps FFmpeg's converter between frames."""
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame, short_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        image: np.ndarray = rgb.to_ndarray()
-        if turns := _quarter_turns(frame):
-            image = np.ascontiguousarray(np.rot90(image, turns))
-        return image if short_side is None else transforms.resize_short_side(image, short_side)
-
-
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns that make the frame stand upright."""
-    return round(frame.rotation / 90) % 4
 
 
 def _distinct(
@@ -384,19 +469,6 @@ def _like(image: np.ndarray, first: np.ndarray) -> np.ndarray:
         return image
     height, width = first.shape[:2]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def _jpeg_pixels(data: bytes) -> int:
-    """Height times width by the frame header; 0 where there is none."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[place + 5 : place + 7]) * int.from_bytes(
-                data[place + 7 : place + 9]
-            )
-        place += 2 + length
-    return 0
 
 
 def _no_frame(name: str) -> VideoError:

@@ -101,7 +101,7 @@ class Reading:
       path: as the user gave it.
       views: (views, t, size, size, 3), 0..255; None if the video cannot be read.
       error: the reason, in one line.
-      seconds: time of each frame of the middle clip, if the file has a frame rate.
+      seconds: time of each frame of the middle clip.
     """
 
     path: str
@@ -138,11 +138,17 @@ def read_ahead(paths: Iterable[str], protocol: ViewProtocol) -> Iterator[Reading
 def _read(path: str, protocol: ViewProtocol) -> Reading:
     try:
         with Video(path, threads=available_cpus()) as video:
-            views, fps = transforms.views(video, protocol), video.info.fps
-            frames = protocol.indices(video.num_frames)[protocol.num_clips // 2]
-        return Reading(path, views, seconds=frames / fps if fps else None)
+            views = transforms.views(video, protocol)
+            return Reading(path, views, seconds=_middle_clip(video, protocol))
     except UserError as error:
         return Reading(path, None, str(error))
+
+
+def _middle_clip(video: Video, protocol: ViewProtocol) -> Float[np.ndarray, " t"]:
+    """When the frames of the middle clip are shown, in seconds."""
+    clips = protocol.indices(transforms.at_rate(video, protocol.target_fps).num_frames)
+    frames = clips[protocol.num_clips // 2]
+    return frames / protocol.target_fps if protocol.target_fps else video.times[frames]
 
 
 def predict_all(
@@ -183,12 +189,15 @@ class Choices:
       size: side of the crops, in pixels; None: the checkpoint's.
       frame_interval: distance between a clip's frames; 0 spreads the clip over the video; None: the
         checkpoint's.
+      fps: take clips in time, as if videos had so many frames per second; 0 counts frames; None:
+        the checkpoint's.
     """
 
     checkpoint: str
     views: str | None = None
     size: int | None = None
     frame_interval: int | None = None
+    fps: float | None = None
 
     def sampling(self, sampling: Sampling) -> Sampling:
         """A network's sizes of views, with the chosen size and interval."""
@@ -197,6 +206,8 @@ class Choices:
             sampling = dataclasses.replace(sampling, one_crop_side=side, crop_size=self.size)
         if self.frame_interval is not None:
             sampling = dataclasses.replace(sampling, frame_interval=self.frame_interval or None)
+        if self.fps is not None:
+            sampling = dataclasses.replace(sampling, fps=self.fps or None)
         return sampling
 
     def open(self) -> tuple[Any, ViewProtocol]:

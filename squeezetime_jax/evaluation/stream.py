@@ -1,7 +1,7 @@
 """Scores of frames as they arrive: from a program, a camera, a network stream or a file.
 
 A window of the latest frames is scored at every hop. Its clip is the same as a test clip of a file:
-the same interval, resize and centre crop.
+the same interval, in frames or in time, the same resize and centre crop.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from squeezetime_jax.data import transforms
-from squeezetime_jax.data.packets import VideoError
+from squeezetime_jax.data import transforms, video
 from squeezetime_jax.data.transforms import ViewProtocol
+from squeezetime_jax.data.video import TimedFrame, VideoError
+from squeezetime_jax.errors import count
 from squeezetime_jax.evaluation.views import RuntimeScorer, Sampling, Scorer
 
 # Frame interval of a network whose clips are spread over the whole video: a stream has no length.
@@ -27,6 +27,7 @@ _CAMERA = re.compile(r"camera(?::(\d+))?|/dev/video(\d+)", re.IGNORECASE)
 # Protocols whose frames arrive in real time: those that arrive while the network works are dropped.
 _LIVE = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt", "tcp")
 _TIMEOUT_SECONDS = 10.0
+_ROUNDING = 1e-6  # seconds
 _SMOOTHING = 0.5  # of `recognise`: weight of the newest window in the running mean
 
 
@@ -68,7 +69,8 @@ class Stream:
       sampling: sizes of the clip and its frame interval; by default those that the network expects.
         It is required with a `RuntimeScorer`.
       num_frames: frames of a clip; by default the network's. It is required with a `RuntimeScorer`.
-      hop: frames from one scored window to the next; by default a quarter of the window.
+      hop: frames from one scored window to the next, at the rate of `sampling.fps` if it has one;
+        by default a quarter of the window.
       smoothing: weight of the newest window in the running mean of the scores; 1: no mean.
 
     Raises:
@@ -104,20 +106,28 @@ class Stream:
 
     @property
     def window(self) -> int:
-        """Number of source frames from the first to the last of a clip."""
+        """Number of frames from the first to the last of a clip, at the rate of the sampling."""
         return len(self._ring.frames)
 
     @property
     def num_frames(self) -> int:
         """Number of frames so far."""
-        return self._ring.count
+        return self._ring.num_added
 
-    def push(self, frame: UInt8[np.ndarray, "h w 3"], seconds: float = 0.0) -> Moment | None:
+    @property
+    def is_full(self) -> bool:
+        """Whether there were enough frames for a clip."""
+        return self._ring.count >= self.window
+
+    def push(
+        self, frame: UInt8[np.ndarray, "h w 3"], seconds: float | None = None
+    ) -> Moment | None:
         """Add the next frame; score the window if a hop is complete.
 
         Args:
           frame: RGB, 0..255, upright, of any size.
-          seconds: its time in the stream, for the result.
+          seconds: its time in the stream. If the sampling has a rate, frames are taken by their
+            times; without one, a frame comes `1 / sampling.fps` seconds after the one before.
 
         Returns:
           The window's scores, or None between two hops.
@@ -150,8 +160,8 @@ class Stream:
         finally:
             reader.stop()
 
-    def _score(self, clip: np.ndarray, number: int, seconds: float) -> Moment:
-        self._due = number + 1 + self._hop
+    def _score(self, clip: np.ndarray, count: int, number: int, seconds: float) -> Moment:
+        self._due = count + self._hop
         scores = np.asarray(self._scorer.scores(clip[None, None])[0])
         if self._scores is not None:
             scores = self._smoothing * scores + (1 - self._smoothing) * self._scores
@@ -160,30 +170,57 @@ class Stream:
 
 
 class _Ring:
-    """The window's frames; a new frame replaces the oldest."""
+    """The window's frames, at the rate of the protocol; a new frame replaces the oldest.
+
+    Place k of an even grid of times gets the frame that is nearest to it, as in a file
+    (`transforms.AtRate`), so that several places may get one frame, or a frame none.
+
+    Attributes:
+      frames: the window.
+      count: places that have their frame.
+      num_added: frames of the source.
+    """
 
     def __init__(self, protocol: ViewProtocol) -> None:
         self._protocol = protocol
         self._interval = protocol.frame_interval or _INTERVAL
-        self._seconds = 0.0
+        self._fps = protocol.target_fps
         span = (protocol.num_frames - 1) * self._interval + 1
         self.frames = np.empty((span, protocol.crop_size, protocol.crop_size, 3), np.uint8)
-        self.count = 0
+        self.count = self.num_added = 0
+        self._start = self._seconds = 0.0
+        self._last: np.ndarray | None = None
 
     def prepare(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "size size 3"]:
         resized = transforms.resize_short_side(image, self._protocol.short_side)
         return transforms.center_crop(resized, self._protocol.crop_size)
 
-    def add(self, frame: UInt8[np.ndarray, "size size 3"], seconds: float) -> None:
+    def add(self, frame: UInt8[np.ndarray, "size size 3"], seconds: float | None) -> None:
+        """Add a frame at its time; None: one step of the grid after the last."""
+        self.num_added += 1
+        before, last = self._seconds, self._last
+        if seconds is None:
+            seconds = before + 1 / self._fps if self._fps and last is not None else before
+        self._seconds, self._last = seconds, frame
+        if self._fps is None:
+            self._put(frame)
+        elif last is None or not 0 < seconds - before < self.frames.shape[0] / self._fps:
+            # The first frame; or the source began anew, or paused for longer than the window.
+            self._start = seconds - self.count / self._fps
+            self._put(frame)
+        else:
+            while (time := self._start + self.count / self._fps) <= seconds + _ROUNDING:
+                self._put(frame if seconds - time < time - before - _ROUNDING else last)
+
+    def _put(self, frame: np.ndarray) -> None:
         self.frames[self.count % len(self.frames)] = frame
         self.count += 1
-        self._seconds = seconds
 
-    def clip(self) -> tuple[UInt8[np.ndarray, "t size size 3"], int, float]:
-        """The clip of the window; number and seconds of its last frame."""
+    def clip(self) -> tuple[UInt8[np.ndarray, "t size size 3"], int, int, float]:
+        """The window's clip, its count of places, and number and seconds of the latest frame."""
         span = len(self.frames)
         places = (self.count + np.arange(0, span, self._interval)) % span
-        return self.frames[places], self.count - 1, self._seconds
+        return self.frames[places], self.count, self.num_added - 1, self._seconds
 
 
 class _Reader:
@@ -196,7 +233,7 @@ class _Reader:
         self._error: BaseException | None = None
         threading.Thread(target=self._read, name="stream", daemon=True).start()
 
-    def clip(self, due: int) -> tuple[np.ndarray, int, float] | None:
+    def clip(self, due: int) -> tuple[np.ndarray, int, int, float] | None:
         """The latest clip as soon as `due` frames have arrived; None if the source ends before."""
         with self._changed:
             self._changed.wait_for(lambda: self._ring.count >= due or self._ended)
@@ -247,33 +284,21 @@ def recognise(
     )
     is_live = bool(_CAMERA.fullmatch(location)) or location.split(":")[0].lower() in _LIVE
     yield from stream.follow(_frames(location), live=is_live)
-    if stream.num_frames < stream.window:
+    if not stream.is_full:
+        rate = f" at {protocol.target_fps:g} a second" if protocol.target_fps else ""
         raise VideoError(
-            f"{location}: ended after {stream.num_frames} frames, fewer than the {stream.window}"
-            " of a clip; give a longer stream, or the file without `file://`"
+            f"{location}: ended after {count(stream.num_frames, 'frame')}, fewer than the"
+            f" {stream.window} of a clip{rate}; give a longer stream, or the file without `file://`"
         )
 
 
-def _frames(location: str) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+def _frames(location: str) -> Iterator[TimedFrame]:
     """(seconds, RGB frame) of a stream."""
     camera = _CAMERA.fullmatch(location)
     if camera:
         yield from _camera_frames(location, int(camera[1] or camera[2] or 0))
         return
-    try:
-        # The user named this address: unlike paths in lists, it may be on the network.
-        with av.open(location, timeout=_TIMEOUT_SECONDS) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "SLICE"
-            for frame in container.decode(stream):
-                yield float(frame.time or 0.0), frame.to_ndarray(format="rgb24")
-    except IndexError:
-        raise VideoError(f"{location}: no video stream found; check the address") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(
-            f"{location}: cannot be read ({reason}); check the address and that its server runs"
-        ) from error
+    yield from video.stream_address(location, timeout=_TIMEOUT_SECONDS)
 
 
 def _camera_frames(location: str, number: int) -> Iterator[tuple[float, np.ndarray]]:

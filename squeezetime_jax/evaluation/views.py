@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from squeezetime_jax import hosts
@@ -23,7 +23,7 @@ from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import NUM_CROPS, ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.fused import Form, Fused, features, fuse, logits
+from squeezetime_jax.model.fused import Fused, features, fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.peers.entry import Input
 from squeezetime_jax.peers.registry import entry_of
@@ -54,12 +54,15 @@ class Sampling:
       frame_interval: distance between a clip's frames; None spreads the clip over the video.
       test_frames: frames of a clip, where the network is tested with another number than it is
         trained with (TSN).
+      fps: take clips in time, as if the video had so many frames per second; None counts its
+        frames, whatever its rate.
     """
 
     one_crop_side: int = 256
     crop_size: int = 224
     frame_interval: int | None = 4
     test_frames: int | None = None
+    fps: float | None = None
 
     @classmethod
     def of(cls, protocol: ViewProtocol) -> "Sampling":
@@ -70,18 +73,21 @@ class Sampling:
             ),
             crop_size=protocol.crop_size,
             frame_interval=protocol.frame_interval,
+            fps=protocol.target_fps,
         )
 
     @classmethod
     def of_input(cls, expected: Input) -> "Sampling":
-        """The sizes that a network expects."""
+        """The sizes that a network expects; clips in time, if it is known of which rate."""
+        is_even = expected.sampling == "interval"
         return cls(
             one_crop_side=_one_crop_side(
                 expected.short_side, expected.crop_side, expected.num_crops
             ),
             crop_size=expected.crop_side,
-            frame_interval=expected.frame_interval if expected.sampling == "interval" else None,
             test_frames=expected.test_frames,
+            frame_interval=expected.frame_interval if is_even else None,
+            fps=expected.fps if is_even or expected.in_time else None,
         )
 
     def protocol(self, views: str, num_frames: int) -> ViewProtocol:
@@ -99,6 +105,7 @@ class Sampling:
             crop_size=self.crop_size,
             num_frames=self.test_frames or num_frames,
             frame_interval=self.frame_interval,
+            target_fps=self.fps,
         )
 
 
@@ -142,28 +149,22 @@ class Scorer:
     Args:
       model: the network, in evaluation mode; it is not kept.
       mesh: devices that share each batch of videos; by default the first device alone.
-      place: puts a tree of weights on the devices; by default a copy on each of them.
 
     Attributes:
       config: the network's configuration.
       sampling: sizes of views that it expects.
     """
 
-    def __init__(
-        self, model: Any, mesh: Mesh | None = None, place: Callable[[Any], Any] | None = None
-    ) -> None:
+    def __init__(self, model: Any, mesh: Mesh | None = None) -> None:
         self.config = model.config
-        self._platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         self._devices = mesh.size if mesh else 1
         expected = input_of(model)
         self.sampling = Sampling.of_input(expected)
         self._pixels = expected.mean, expected.std
         self._graph: Any = None
-        self._mesh = mesh
-        if place is None:
-            place = functools.partial(hosts.put_everywhere, mesh=mesh) if mesh else jax.device_put
+        place = functools.partial(hosts.put_everywhere, mesh=mesh) if mesh else jax.device_put
         if isinstance(model, SqueezeTime):
-            self._weights = fuse(model, Form.of(self._platform), place)
+            self._weights = fuse(model, place=place)
         else:
             self._graph, state = nnx.split(model)
             self._weights = place(state)
@@ -176,19 +177,6 @@ class Scorer:
         """
         return self._mean_over_views(views, "scores")
 
-    def lower(self, shape: tuple[int, ...]) -> jax.stages.Lowered:
-        """The program that `scores` calls for views of a shape, (n, views, t, h, w, 3).
-
-        With a mesh whose devices this machine lacks, `place` must give shapes of the weights.
-        """
-        chunk = self._views_at_once(*shape[:2])
-        assert self._mesh is not None
-        split = NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names))
-        views = jax.ShapeDtypeStruct((shape[0], chunk, *shape[2:]), jnp.uint8, sharding=split)
-        return _network(self._platform).lower(
-            self._weights, views, graph=self._graph, what="scores", pixels=self._pixels
-        )
-
     def features(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n channels"]:
         """Mean over the views of the feature map, averaged over space (and time, if it has any)."""
         return self._mean_over_views(views, "features")
@@ -197,7 +185,7 @@ class Scorer:
         n, num_views = views.shape[:2]
         chunk = self._views_at_once(n, num_views)
         views = jnp.asarray(views)
-        network = _network(self._platform)
+        network = _network(jax.default_backend())
         total: Array | None = None
         for start in range(0, num_views, chunk):
             some = views if chunk == num_views else _take(views, start, chunk)
@@ -210,7 +198,7 @@ class Scorer:
 
     def _views_at_once(self, n: int, num_views: int) -> int:
         """How many views of each video one call takes: a divisor of `num_views`."""
-        limit = _CLIPS_AT_ONCE.get(self._platform, _CLIPS_AT_ONCE_ELSEWHERE)
+        limit = _CLIPS_AT_ONCE.get(jax.default_backend(), _CLIPS_AT_ONCE_ELSEWHERE)
         fits = max(limit * self._devices // n, 1)
         return max(k for k in range(1, num_views + 1) if num_views % k == 0 and k <= fits)
 
@@ -243,12 +231,12 @@ class RuntimeScorer:
 
 
 @functools.cache
-def _network(platform: str) -> Any:
+def _network(backend: str) -> Any:
     """The compiled network; scorers of the same configuration share its programs."""
     return jax.jit(
         _sum_over_views,
         static_argnames=("graph", "what", "pixels"),
-        compiler_options=dict(inference_options(platform)),
+        compiler_options=dict(inference_options()),
     )
 
 

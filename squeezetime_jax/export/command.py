@@ -107,6 +107,7 @@ def export_checkpoint(request: Request, *, as_json: bool = False) -> int:
         labels=labels,
         short_side=protocol.short_side,
         frame_interval=protocol.frame_interval,
+        fps=protocol.target_fps,
     )
     if not as_json:
         print(_summary(report), flush=True)

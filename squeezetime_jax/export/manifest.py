@@ -41,6 +41,8 @@ class Manifest:
       num_classes: of the logits.
       short_side: the frames' shorter side before the centre crop of `height` x `width`.
       frame_interval: distance between a clip's frames; None spreads them over the video.
+      fps: clips are taken in time, as if the video had so many frames per second; None: its frames
+        are counted.
       labels: class names in the order of the logits, if known.
       mean: of red, green and blue, in 0..255.
       std: their standard deviations.
@@ -61,6 +63,7 @@ class Manifest:
     num_classes: int
     short_side: int | None = None
     frame_interval: int | None = None
+    fps: float | None = None
     labels: list[str] | None = None
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD

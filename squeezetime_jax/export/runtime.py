@@ -95,6 +95,7 @@ def open_exported(path: str | os.PathLike[str]) -> Exported:
             one_crop_side=manifest.short_side or round(manifest.height * 256 / 224),
             crop_size=manifest.height,
             frame_interval=manifest.frame_interval,
+            fps=manifest.fps,
         ),
         num_frames=manifest.num_frames,
         num_classes=manifest.num_classes,

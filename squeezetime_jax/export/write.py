@@ -61,6 +61,7 @@ def export(
     labels: list[str] | None = None,
     short_side: int | None = None,
     frame_interval: int | None = None,
+    fps: float | None = None,
 ) -> ExportReport:
     """Write a network as a file of another format, whole or not at all, and check it.
 
@@ -79,6 +80,7 @@ def export(
       labels: class names, for the manifest.
       short_side: for the manifest.
       frame_interval: for the manifest.
+      fps: for the manifest.
 
     Raises:
       UserError: an argument is invalid, a package is not installed, something is at `path`, or the
@@ -101,6 +103,7 @@ def export(
         num_classes=model.config.num_classes,
         short_side=short_side,
         frame_interval=frame_interval,
+        fps=fps,
         labels=labels,
         mean=expected.mean,
         std=expected.std,

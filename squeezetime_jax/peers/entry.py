@@ -27,6 +27,11 @@ class Input:
       sampling: "interval", frames at a constant distance; or "segments", one frame from the middle
         of each of `config.num_frames` equal parts of the video.
       frame_interval: distance of neighbouring frames in source frames; 1 for segments.
+      fps: frames per second of the videos that it was trained on (Kinetics: about 30); None if that
+        is unknown. Predictions and streams take their clips in time at this rate, so that a clip of
+        a video of any rate spans the time that a training clip did.
+      in_time: whether it was trained and tested with clips in time, at `fps`; otherwise with source
+        frames, whatever their rate.
       short_side: test frames are resized so that their shorter side is this, in pixels.
       crop_side: side of the test crop, in pixels.
       train_side: side of the training crop, in pixels.
@@ -40,6 +45,8 @@ class Input:
 
     sampling: Literal["interval", "segments"] = "interval"
     frame_interval: int = 1
+    fps: float | None = 30.0
+    in_time: bool = False
     short_side: int = 256
     crop_side: int = 256
     train_side: int = 224

@@ -204,8 +204,8 @@ def test_stored_video_needs_a_third_of_the_decoding(root):
     stored = records.encode(root / "3 good.avi", "video")
     with video.Video(stored) as opened:
         assert opened.info.codec == "h264"
-        assert opened._index.keys == [0, 32]
-        decoded = opened._decode_packets(0, 32, {opened._index.order[k] for k in range(0, 32, 4)})
+        assert opened._index.keys.tolist() == [0, 32]
+        decoded = opened._decode_packets(0, 32, {*opened._index.order[:32:4].tolist()})
         assert len(list(decoded)) <= 16
 
 

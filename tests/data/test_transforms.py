@@ -37,6 +37,7 @@ class CountedFrames:
             0, 256, (num_frames, height, width, 3), np.uint8
         )
         self.num_frames = num_frames
+        self.times = np.arange(num_frames) / 30
         self.asked = []
 
     def frames(self, indices, *, short_side=None):

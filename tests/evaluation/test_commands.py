@@ -71,6 +71,10 @@ def test_predict_a_stream(
     assert run("predict", a_video.as_uri(), "--checkpoint", checkpoint, *ONE_VIEW, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 6  # 12 frames, a window of 7
+    in_time = ("--json", "--fps", 30)
+    assert run("predict", a_video.as_uri(), "--checkpoint", checkpoint, *ONE_VIEW, *in_time) == 0
+    # 12 frames at 25 a second are 14 at 30; a frame that fills two places is scored once.
+    assert len(capsys.readouterr().out.splitlines()) == 7
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
 
 

@@ -10,7 +10,7 @@ from small import SAMPLING
 import squeezetime_jax as st
 from squeezetime_jax.data import transforms
 from squeezetime_jax.evaluation.stream import Moment, Stream
-from squeezetime_jax.evaluation.views import RuntimeScorer, Scorer
+from squeezetime_jax.evaluation.views import RuntimeScorer, Sampling, Scorer
 
 WINDOW = 7  # 4 frames, 2 apart
 
@@ -31,6 +31,7 @@ class Held:
     def __init__(self, held: np.ndarray) -> None:
         self._held = held
         self.num_frames = len(held)
+        self.times = np.arange(len(held)) / 25
 
     def frames(self, indices: np.ndarray, *, short_side: int | None = None) -> np.ndarray:
         assert short_side is not None
@@ -55,6 +56,47 @@ def test_equals_the_same_frames_in_a_file(scorer: Scorer, frames: np.ndarray) ->
         assert moment.seconds == moment.frame / 25
         window = frames[moment.frame + 1 - WINDOW : moment.frame + 1]
         np.testing.assert_allclose(moment.scores, offline(scorer, window), atol=1e-6)
+
+
+def silent() -> RuntimeScorer:
+    """A network that says nothing."""
+    return RuntimeScorer(lambda clips: np.zeros((1, 3), np.float32))
+
+
+def numbered(number: int) -> np.ndarray:
+    """A frame that tells its number."""
+    return np.broadcast_to(np.array([*divmod(number, 256), 0], np.uint8), (8, 8, 3))
+
+
+@pytest.mark.parametrize("rate", [10, 24, 25, 30, 50, 60, 120, 240, "variable"])
+def test_a_clip_in_time_is_that_of_a_file(rate: int | str) -> None:
+    gaps = np.random.default_rng(0).integers(4, 120, 60) / 1000
+    times = np.cumsum(gaps) if rate == "variable" else np.arange(2 * int(rate)) / int(rate) + 7
+    sampling = Sampling(one_crop_side=8, crop_size=8, frame_interval=4, fps=30.0)
+    stream = Stream(
+        RuntimeScorer(lambda clips: np.zeros((1, 3), np.float32)), sampling=sampling, num_frames=8
+    )
+    clips = {}
+    for number, time in enumerate(times):
+        if stream.push(numbered(number), float(time)):
+            clip, count, _, _ = stream._ring.clip()
+            clips[count] = clip
+    file = Held(np.stack([numbered(number) for number in range(len(times))]))
+    file.times = times - times[0]
+    assert len(clips) > 3
+    for count, clip in clips.items():
+        found = transforms.AtRate(file, 30.0).frames(np.arange(count - 29, count, 4), short_side=8)
+        np.testing.assert_array_equal(clip, found)
+
+
+def test_a_pause_and_a_new_start_do_not_fill_the_window() -> None:
+    sampling = Sampling(one_crop_side=8, crop_size=8, frame_interval=1, fps=10.0)
+    stream = Stream(
+        RuntimeScorer(lambda clips: np.zeros((1, 3), np.float32)), sampling=sampling, num_frames=4
+    )
+    for number, time in enumerate([0.0, 0.1, 0.2, 1e9, 1e9 + 0.1, 0.0, 0.1]):
+        stream.push(numbered(number), time)
+    assert stream._ring.count == stream.num_frames == 7
 
 
 def test_scores_are_smoothed(scorer: Scorer, frames: np.ndarray) -> None:

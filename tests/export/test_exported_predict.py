@@ -27,7 +27,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
         folder / name for name in ("tiny.pth", "tiny.stablehlo", "v.mp4")
     )
     to_torch_file(checkpoint, model)
-    export(model, exported, format="stablehlo", height=32, width=32, frame_interval=2)
+    export(model, exported, format="stablehlo", height=32, width=32, frame_interval=2, fps=30.0)
     scenes.encode(video, np.random.default_rng(0).integers(0, 255, (12, 40, 56, 3), np.uint8))
     return checkpoint, exported, video
 

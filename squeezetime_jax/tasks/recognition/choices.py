@@ -60,6 +60,8 @@ class Choices:
         if not has_config:
             expected = read_input(checkpoint, config.parse_section(fields, "model"))
             sampling = Sampling.of_input(expected)
+            if not expected.in_time:  # a released protocol counts frames
+                sampling = dataclasses.replace(sampling, fps=None)
             views = self.views or published_views(config.parse_section(fields, "model"))
         elif self.views in (None, f"{fields.evaluation.num_clips}x{fields.evaluation.num_crops}"):
             return
@@ -71,6 +73,7 @@ class Choices:
         for name in ("num_clips", "num_crops", "num_frames", "short_side", "crop_size"):
             fields.evaluation[name] = getattr(protocol, name)
         fields.data.frame_interval = protocol.frame_interval or 0
+        fields.data.target_fps = protocol.target_fps or 0.0
 
 
 def _protocol(fields: ConfigDict) -> Any:

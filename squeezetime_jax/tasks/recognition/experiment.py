@@ -51,6 +51,8 @@ class Data(experiment.Data):
       motion: the embedded data set.
       frame_interval: distance in the video between neighbouring frames of a clip; 0 spreads the
         clip over the whole video, one frame from each of its equal segments.
+      target_fps: take clips in time, as if every video had so many frames a second; 0 counts the
+        frames of the video, whatever their rate, as the released code does.
       short_side: the frames' shorter side after resizing, before the crop.
       crop_size: side of the training crop.
       crop: "multi_scale" (released code) or "center".
@@ -66,6 +68,7 @@ class Data(experiment.Data):
     images: bool = False
     motion: Motion = dataclasses.field(default_factory=Motion)
     frame_interval: int = 4
+    target_fps: float = 0.0
     short_side: int = 256
     crop_size: int = 224
     crop: Literal["multi_scale", "center"] = "multi_scale"
@@ -75,6 +78,7 @@ class Data(experiment.Data):
         check_fields(
             self,
             ("frame_interval", self.frame_interval >= 0, "at least 0"),
+            ("target_fps", 0 <= self.target_fps <= 1000, "0 to 1000"),
             ("short_side", self.short_side >= 1, "at least 1"),
             ("crop_size", self.crop_size >= 1, "at least 1"),
             ("crop", self.crop in ("multi_scale", "center"), "'multi_scale' or 'center'"),
@@ -140,6 +144,8 @@ class Recognition(experiment.Experiment):
             registry.entry_of(self.model).input,
             sampling="interval" if self.data.frame_interval else "segments",
             frame_interval=self.data.frame_interval or 1,
+            fps=self.data.target_fps or None,
+            in_time=bool(self.data.target_fps),
             short_side=self.evaluation.short_side,
             crop_side=self.evaluation.crop_size,
             train_side=self.data.crop_size,
@@ -157,4 +163,5 @@ class Recognition(experiment.Experiment):
             crop_size=self.evaluation.crop_size,
             num_frames=self.evaluation.num_frames or self.model.num_frames,
             frame_interval=self.data.frame_interval or None,
+            target_fps=self.data.target_fps or None,
         )

@@ -180,6 +180,7 @@ class TrainingVideos(TrainingSet):
             data.short_side,
             data.crop_size,
             data.crop,
+            data.target_fps or None,
         )
 
     def __len__(self) -> int:
