@@ -42,6 +42,8 @@ _COUNTS = (
     re.compile(rb"stsz\0\0\0\0(?P<size>....)(?P<samples>....)", re.DOTALL),
     re.compile(rb"trun[\0\1]\0[\0-\x0f][\0\1\4\5](?P<samples>....)", re.DOTALL),
 )
+# What FFmpeg says of a frame beyond its limit.
+_TOO_LARGE = re.compile(r"Picture size (\d+)x(\d+) exceeds \D*(\d+)")
 # These tables are searched in so much of a file's start and of its end.
 _SCAN_BYTES = 16 << 20
 # Packets of a file up to this size stay in memory; those of larger files are read again.
@@ -57,6 +59,21 @@ Source = str | os.PathLike[str] | bytes
 
 class VideoError(UserError):
     """A video that cannot be used; the message names the file and the reason."""
+
+
+class _FrameTooLargeError(Exception):
+    """Frames of more pixels than the limit."""
+
+    def __init__(self, width: int, height: int, limit: int) -> None:
+        self._size, self._limit = (width, height), limit
+
+    def named(self, name: str) -> VideoError:
+        """The error of a file."""
+        width, height = self._size
+        return VideoError(
+            f"{name}: frames of {width} x {height} exceed the limit of {self._limit:,} pixels;"
+            f" store smaller copies with `squeezetime prepare --max-pixels {width * height}`"
+        )
 
 
 class StaleIndexError(Exception):
@@ -316,13 +333,9 @@ def video_stream(
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
         raise VideoError(f"{name}: no video stream that can be decoded; replace or remove the file")
-    pixels = stream.width * stream.height
-    if pixels > max_pixels:
-        raise VideoError(
-            f"{name}: frames of {stream.width} x {stream.height} exceed the limit of"
-            f" {max_pixels:,} pixels; store smaller copies with `squeezetime prepare --max-pixels"
-            f" {pixels}`"
-        )
+    if stream.width * stream.height > max_pixels:
+        raise _FrameTooLargeError(stream.width, stream.height, max_pixels).named(name)
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
     # Slices, not frames: frame threads hold back frames, and may hang when left early.
     stream.thread_type = "NONE" if threads == 1 else "SLICE"
     stream.thread_count = threads
@@ -357,7 +370,10 @@ def decode_packet(decoder: av.VideoCodecContext, packet: av.Packet | None) -> li
     """The frames that the decoder gives for a packet (None: the end); none if it is damaged."""
     try:
         return decoder.decode(packet)
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        size = _TOO_LARGE.search(str(error))
+        if size and not decoder.width:  # the header did not give the size
+            raise _FrameTooLargeError(*map(int, size.groups())) from None
         return []
 
 
@@ -404,7 +420,8 @@ def _ends(source: Source, size: int) -> tuple[bytes, bytes]:
 def errors_name(name: str) -> Iterator[None]:
     """Turn the errors that a broken file causes in the libraries into a `VideoError`."""
     try:
-        yield
+        with size_limit(name):
+            yield
     except FileNotFoundError as error:
         raise VideoError(f"{name}: no such file; check the list and its root folder") from error
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
@@ -412,6 +429,15 @@ def errors_name(name: str) -> Iterator[None]:
         raise VideoError(
             f"{name}: not readable as a video ({reason}); replace or remove the file"
         ) from error
+
+
+@contextlib.contextmanager
+def size_limit(name: str) -> Iterator[None]:
+    """Name the file whose frames are too large."""
+    try:
+        yield
+    except _FrameTooLargeError as error:
+        raise error.named(name) from None
 
 
 def source_name(source: Source, name: str | None) -> str:

@@ -415,7 +415,7 @@ def stream_address(location: str, *, timeout: float) -> Iterator[TimedFrame]:
       VideoError: it cannot be opened, or its connection breaks.
     """
     try:
-        with packets.open_address(location, timeout) as container:
+        with packets.open_address(location, timeout) as container, packets.size_limit(location):
             yield from _timed_frames(container, location, 0, packets.MAX_PIXELS)
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
