@@ -28,6 +28,7 @@ WHATS = {
     "inference": ("networks", "inference", 30, "a clip in JAX and other runtimes, beside PyTorch"),
     "exports": ("networks", "exports", 30, "a clip in each exported file, beside PyTorch"),
     "export-errors": ("networks", "export_errors", 1, "the largest error of exported networks"),
+    "compile": ("topologies", "compile_all", 1, "memory and operations on TPUs that are not here"),
 }
 
 
@@ -62,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     add["export-errors"]("--frames", type=int, nargs="+", default=[4, 8, 16, 32])
     formats = ["stablehlo", "onnx", "openvino", "litert"]
     add["export-errors"]("--formats", nargs="+", choices=formats, default=formats)
+    # Of `benchmarks.topologies`, which is imported when it runs.
+    add["compile"]("--out", type=Path, required=True, help="answers so far; others are added")
+    add["compile"]("--configs", nargs="+", default=["k400", "ava21", "thumos14"])
+    slices = ["v5e-8", "v5e-256", "2 x v5e-256", "v6e-8", "v5p-64"]
+    add["compile"]("--slices", nargs="+", choices=slices, default=slices)
     return top
 
 

@@ -229,6 +229,28 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 @subcommand(
+    "Compile a run for TPUs that need not be here.",
+    "squeezetime compile --config configs/k400.py --topology v5e:4x4",
+    arg("--config FILE[:VARIANT]", "experiment; fields: --config.NAME=VALUE", required=True),
+    arg(
+        "--topology CHIP:SHAPE",
+        "a TPU slice, such as v5e:16x16, v6e:2x4 or v5p:4x4x4; default: this machine's devices",
+    ),
+    arg("--slices N", "with --topology: number of such slices", type=_POSITIVE, default=1),
+    arg("--chips-per-host SHAPE", "with --topology: chips of a host, such as 2x4"),
+    _JSON,
+)
+def _compile(args: argparse.Namespace) -> int:
+    from squeezetime_jax.bench import chips
+    from squeezetime_jax.bench.compile import compile_run
+    from squeezetime_jax.training import config
+
+    row = chips.open_devices(args.topology, args.slices, args.chips_per_host)
+    fields = config.read([f"--config={args.config}", *args.fields])
+    return compile_run(fields, row, as_json=args.json)
+
+
+@subcommand(
     "Export a network to LiteRT, ONNX, OpenVINO or StableHLO.",
     "squeezetime export k400.pth --format litert --dtype int8 --calibrate videos/",
     arg("checkpoint CKPT", _CHECKPOINT_HELP),

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import squeezetime_jax
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.machine import quiet_libtpu
 
 Argument = tuple[str, dict[str, Any]]
 Run = Callable[[argparse.Namespace], int | None]
@@ -167,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       SystemExit: status 2 after an invalid command line, 0 after `--help` and `--version`.
     """
     args = parse(sys.argv[1:] if argv is None else argv)
+    quiet_libtpu()
     try:
         return args.run(args) or 0
     except UserError as error:

@@ -35,11 +35,15 @@ def cache_folder() -> Path:
     return home / "squeezetime_jax" / "xla"
 
 
-def inference_options() -> Mapping[str, str]:
-    """`compiler_options` of `jax.jit` for the network in evaluation mode on the default devices."""
+def inference_options(platform: str | None = None) -> Mapping[str, str]:
+    """`compiler_options` of `jax.jit` for the network in evaluation mode.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu"; None: that of the default devices.
+    """
     several_threads = available_cpus() > 1
     if (
-        jax.default_backend() == "cpu"
+        (platform or jax.default_backend()) == "cpu"
         and several_threads
         and importlib.metadata.version("jaxlib").startswith(_KNOWN_TO)
     ):

@@ -3,9 +3,18 @@
 import contextlib
 import ctypes
 import gc
+import importlib.util
 import math
 import os
 from pathlib import Path
+
+_GOOGLE = "0x1ae0"  # as a maker of PCI devices
+_LIBTPU_SETTINGS = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def available_cpus(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -29,6 +38,29 @@ def available_cpus(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
             if quota > 0:
                 cpus = min(cpus, math.ceil(quota / period))
     return cpus
+
+
+def memory_bytes() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def quiet_libtpu(*, always: bool = False, devices: Path = Path("/sys/bus/pci/devices")) -> None:
+    """Answer libtpu's questions about this machine beforehand, where it has no TPU.
+
+    With libtpu installed, JAX asks it for TPUs in every process. Without one, and without these
+    environment variables, libtpu prints several lines of warnings.
+
+    Args:
+      always: also where there is a TPU, for a process that shall not use it.
+      devices: where Linux lists what is connected.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        return
+    makers = {path.read_text().strip() for path in devices.glob("*/vendor")}
+    if always or _GOOGLE not in makers:
+        for name, value in _LIBTPU_SETTINGS.items():
+            os.environ.setdefault(name, value)
 
 
 def give_back_memory() -> None:

@@ -36,6 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_sessionstart() -> None:
+    """Keep libtpu's warnings out of what tests compare; jaxtyping's import hook is in place now."""
+    from squeezetime_jax.machine import quiet_libtpu
+
+    quiet_libtpu()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip tests whose packages are missing; mark those that read the reference files."""
     for item in items:

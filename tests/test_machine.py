@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squeezetime_jax.machine import available_cpus, give_back_memory
+from squeezetime_jax.machine import available_cpus, give_back_memory, quiet_libtpu
 
 
 def resident_mib() -> float:
@@ -32,6 +32,27 @@ def test_processors_are_those_that_may_be_used(files, expected, tmp_path, monkey
     for name, content in files.items():
         (tmp_path / name).write_text(f"{content}\n")
     assert available_cpus(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("maker", "installed", "always", "expected"),
+    [
+        ("0x8086", True, False, "localhost"),
+        ("0x1ae0", True, False, None),  # a TPU may be there
+        ("0x1ae0", True, True, "localhost"),
+        ("0x8086", False, True, None),
+    ],
+)
+def test_libtpu_is_answered_where_there_is_no_tpu(
+    maker, installed, always, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(os, "environ", {"TPU_SKIP_MDS_QUERY": "0"})
+    (tmp_path / "0000:00:01.0").mkdir()
+    (tmp_path / "0000:00:01.0" / "vendor").write_text(f"{maker}\n")
+    quiet_libtpu(always=always, devices=tmp_path)
+    assert os.environ.get("TPU_WORKER_HOSTNAMES") == expected
+    assert os.environ["TPU_SKIP_MDS_QUERY"] == "0"  # the user's own setting stays
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
 from squeezetime_jax import hosts
@@ -23,7 +23,7 @@ from squeezetime_jax.compilation import inference_options
 from squeezetime_jax.data.augment import normalise
 from squeezetime_jax.data.transforms import NUM_CROPS, ViewProtocol
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.model.fused import Fused, features, fuse, logits
+from squeezetime_jax.model.fused import Form, Fused, features, fuse, logits
 from squeezetime_jax.model.squeezetime import SqueezeTime
 from squeezetime_jax.peers.entry import Input
 from squeezetime_jax.peers.registry import entry_of
@@ -149,22 +149,28 @@ class Scorer:
     Args:
       model: the network, in evaluation mode; it is not kept.
       mesh: devices that share each batch of videos; by default the first device alone.
+      place: puts a tree of weights on the devices; by default a copy on each of them.
 
     Attributes:
       config: the network's configuration.
       sampling: sizes of views that it expects.
     """
 
-    def __init__(self, model: Any, mesh: Mesh | None = None) -> None:
+    def __init__(
+        self, model: Any, mesh: Mesh | None = None, place: Callable[[Any], Any] | None = None
+    ) -> None:
         self.config = model.config
+        self._platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         self._devices = mesh.size if mesh else 1
         expected = input_of(model)
         self.sampling = Sampling.of_input(expected)
         self._pixels = expected.mean, expected.std
         self._graph: Any = None
-        place = functools.partial(hosts.put_everywhere, mesh=mesh) if mesh else jax.device_put
+        self._mesh = mesh
+        if place is None:
+            place = functools.partial(hosts.put_everywhere, mesh=mesh) if mesh else jax.device_put
         if isinstance(model, SqueezeTime):
-            self._weights = fuse(model, place=place)
+            self._weights = fuse(model, Form.of(self._platform), place)
         else:
             self._graph, state = nnx.split(model)
             self._weights = place(state)
@@ -177,6 +183,19 @@ class Scorer:
         """
         return self._mean_over_views(views, "scores")
 
+    def lower(self, shape: tuple[int, ...]) -> jax.stages.Lowered:
+        """The program that `scores` calls for views of a shape, (n, views, t, h, w, 3).
+
+        With a mesh whose devices this machine lacks, `place` must give shapes of the weights.
+        """
+        chunk = self._views_at_once(*shape[:2])
+        assert self._mesh is not None
+        split = NamedSharding(self._mesh, PartitionSpec(*self._mesh.axis_names))
+        views = jax.ShapeDtypeStruct((shape[0], chunk, *shape[2:]), jnp.uint8, sharding=split)
+        return _network(self._platform).lower(
+            self._weights, views, graph=self._graph, what="scores", pixels=self._pixels
+        )
+
     def features(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n channels"]:
         """Mean over the views of the feature map, averaged over space (and time, if it has any)."""
         return self._mean_over_views(views, "features")
@@ -185,7 +204,7 @@ class Scorer:
         n, num_views = views.shape[:2]
         chunk = self._views_at_once(n, num_views)
         views = jnp.asarray(views)
-        network = _network(jax.default_backend())
+        network = _network(self._platform)
         total: Array | None = None
         for start in range(0, num_views, chunk):
             some = views if chunk == num_views else _take(views, start, chunk)
@@ -198,7 +217,7 @@ class Scorer:
 
     def _views_at_once(self, n: int, num_views: int) -> int:
         """How many views of each video one call takes: a divisor of `num_views`."""
-        limit = _CLIPS_AT_ONCE.get(jax.default_backend(), _CLIPS_AT_ONCE_ELSEWHERE)
+        limit = _CLIPS_AT_ONCE.get(self._platform, _CLIPS_AT_ONCE_ELSEWHERE)
         fits = max(limit * self._devices // n, 1)
         return max(k for k in range(1, num_views + 1) if num_views % k == 0 and k <= fits)
 
@@ -231,12 +250,12 @@ class RuntimeScorer:
 
 
 @functools.cache
-def _network(backend: str) -> Any:
+def _network(platform: str) -> Any:
     """The compiled network; scorers of the same configuration share its programs."""
     return jax.jit(
         _sum_over_views,
         static_argnames=("graph", "what", "pixels"),
-        compiler_options=dict(inference_options()),
+        compiler_options=dict(inference_options(platform)),
     )
 
 

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,14 +15,19 @@ DATA = "data"
 """The only axis of the mesh. A batch is cut along it; everything else is on every device."""
 
 
-def data_mesh(number: int | None = None) -> Mesh:
+def data_mesh(number: int | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices of all hosts in a row, in order of process and id; or the first `number` of them.
 
     The rows of a batch then lie in order of the hosts, on any kind of machine; `jax.make_mesh`
     would order a TPU slice by its wiring, and refuse several slices or GPU hosts.
+
+    Args:
+      number: how many devices; None: all.
+      devices: those to choose from; None: `jax.devices()`.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(devices[:number]), (DATA,), axis_types=(AxisType.Auto,))
+    found = jax.devices() if devices is None else devices
+    row = sorted(found, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(row[:number]), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -89,3 +96,9 @@ def collective_bytes(program: str) -> int:
             bits = 8 if kind == "pred" else int(re.sub(r"\D", "", kind))
             total += bits // 8 * math.prod(int(n) for n in shape.split(",") if n)
     return total
+
+
+def shapes_everywhere(tree: Any, mesh: Mesh) -> Any:
+    """A tree of arrays, or of their shapes, as shapes of copies on every device."""
+    everywhere = replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)

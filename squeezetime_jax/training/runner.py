@@ -29,6 +29,7 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation import scoring
 from squeezetime_jax.files import write_whole
 from squeezetime_jax.training import config, devices
+from squeezetime_jax.training import recipe as recipes
 from squeezetime_jax.training.experiment import (
     PUBLISHED,
     Experiment,
@@ -38,7 +39,7 @@ from squeezetime_jax.training.experiment import (
     to_json,
 )
 from squeezetime_jax.training.loop import Timetable, fit
-from squeezetime_jax.training.recipe import check_batch, learning_rate_schedule, optimizer
+from squeezetime_jax.training.recipe import learning_rate_schedule, optimizer
 from squeezetime_jax.training.report import (
     Clock,
     MetricsFile,
@@ -109,11 +110,7 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
     workdir = task.folder
     use_compilation_cache(experiment.run.compilation_cache)
     mesh = devices.data_mesh()
-    recipe = experiment.optimizer
-    check_batch(recipe, experiment.batch_size, task.bn_group_size)
-    devices.check_batch_on(
-        mesh, experiment.batch_size, group_size=task.bn_group_size, parts=recipe.accumulation
-    )
+    check_batch(task, mesh)
     _agree_on_config(experiment)
     data = task.training_set()
     test = task.test_set() if experiment.evaluation.every_epochs else None
@@ -306,6 +303,17 @@ def _agree_on_weights(weights: Any, source: str) -> None:
         hosts.agree(source, facts, "copy the file again, or share it")
 
 
+def check_batch(task: Task, mesh: Mesh) -> None:
+    """Refuse a batch that batch norm, the accumulation or the devices cannot cut evenly.
+
+    Raises:
+      UserError: with the field to change, or the nearest batch sizes.
+    """
+    size, parts = task.experiment.batch_size, task.experiment.optimizer.accumulation
+    recipes.check_batch(task.experiment.optimizer, size, task.bn_group_size)
+    devices.check_batch_on(mesh, size, group_size=task.bn_group_size, parts=parts)
+
+
 def steps_per_epoch(data: TrainingSet, experiment: Experiment) -> int:
     """Batches in one pass over the training data."""
     return max(len(data) // experiment.batch_size, 1)
@@ -373,16 +381,13 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """The state as shapes with shardings."""
-        everywhere = devices.replicated(self.mesh)
         shapes = jax.eval_shape(
             functools.partial(
                 init_state, optimizer=self._optimizer, recipe=self._experiment.optimizer
             ),
             *self.task.network.abstract(),
         )
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
-        )
+        return devices.shapes_everywhere(shapes, self.mesh)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch as shapes with shardings."""
@@ -398,6 +403,10 @@ class Trainer:
         The program takes these shapes, types and shardings only: with others it raises an error
         that names the argument, where a jitted function would compile again.
         """
+        return self.lower_step().compile()
+
+    def lower_step(self) -> jax.stages.Lowered:
+        """The step for the compiler; the mesh may have devices that this machine lacks."""
         everywhere = devices.replicated(self.mesh)
         jitted = jax.jit(
             self._step,
@@ -405,7 +414,12 @@ class Trainer:
             out_shardings=(everywhere, everywhere),
             donate_argnums=0,
         )
-        return jitted.lower(self.abstract_state(), self.abstract_batch(), self.key()).compile()
+        key = jax.eval_shape(jax.random.key, self._experiment.seed)
+        return jitted.lower(
+            self.abstract_state(),
+            self.abstract_batch(),
+            devices.shapes_everywhere(key, self.mesh),
+        )
 
 
 def _timetable(experiment: Experiment, steps_per_epoch: int, *, evaluates: bool) -> Timetable:

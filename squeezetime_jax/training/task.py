@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
@@ -157,6 +158,17 @@ class Task(ABC):
           UserError: a file is missing or invalid.
         """
         raise NotImplementedError
+
+    def lower_evaluation(self, mesh: Mesh) -> dict[str, jax.stages.Lowered]:
+        """What the test set's predictor computes, for the compiler; no data are opened.
+
+        Args:
+          mesh: the devices; this machine may lack them.
+
+        Returns:
+          Name -> program, of one call each.
+        """
+        return {}
 
     # Network.
 

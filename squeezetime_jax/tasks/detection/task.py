@@ -88,6 +88,20 @@ class Detection(Task):
         split = Split(self.data, "test", model.num_classes, model.num_frames)
         return TestClips(split, self.experiment.evaluation)
 
+    def lower_evaluation(self, mesh: Mesh) -> dict[str, jax.stages.Lowered]:
+        """The scores of a batch of clips, with as many boxes as a training clip may have."""
+        data, model = self.experiment.data, self.experiment.model
+        n = -(-self.experiment.evaluation.batch_size // mesh.size) * mesh.size
+        split, side = devices.split_batch(mesh), data.crop_size
+        compiled, state = _forward(self.network.merge(*self.network.abstract()), mesh)
+        shape = (n, model.num_frames, side, side, 3)
+        lowered = compiled.lower(
+            devices.shapes_everywhere(state, mesh),
+            jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=split),
+            jax.ShapeDtypeStruct((n, data.max_boxes, 4), jnp.float32, sharding=split),
+        )
+        return {"scores of clips": lowered}
+
     def meta(self, labels: list[str] | None) -> Meta:
         """The backbone's configuration and the actions' names."""
         return Meta(self.experiment.model, labels, NAME)
@@ -319,6 +333,13 @@ def predictor(model: Detector, mesh: Mesh) -> Any:
       A function of clips, uint8 (n, t, h, w, 3), and boxes, float32 (n, k, 4) in their pixels; it
       gives each action's probability in each box, (n, k, classes).
     """
+    compiled, state = _forward(model, mesh)
+    state = hosts.put_everywhere(state, mesh)
+    return lambda clips, boxes: compiled(state, clips, boxes)
+
+
+def _forward(model: Detector, mesh: Mesh) -> tuple[Any, Any]:
+    """The scores as a jitted function of weights, clips and boxes, and the weights."""
     graph, state = nnx.split(model)
     dtype = model.config.param_dtype
     everywhere, split = devices.replicated(mesh), devices.split_batch(mesh)
@@ -327,9 +348,7 @@ def predictor(model: Detector, mesh: Mesh) -> Any:
         detector = nnx.merge(graph, state)
         return jax.nn.sigmoid(detector(augment.normalise(clips, dtype), boxes.astype(dtype)))
 
-    compiled = jax.jit(forward, in_shardings=(everywhere, split, split), out_shardings=split)
-    state = hosts.put_everywhere(state, mesh)
-    return lambda clips, boxes: compiled(state, clips, boxes)
+    return jax.jit(forward, in_shardings=(everywhere, split, split), out_shardings=split), state
 
 
 def to_rows(frames: list, rows: Rows, *, size: int, action_score: float) -> BoxRows:

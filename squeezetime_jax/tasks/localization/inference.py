@@ -80,16 +80,11 @@ class Finder:
         self.window, self._inference, self._shuffle = model.window, inference, shuffle
         self._indices = clip_indices(model.window, model.config.num_frames)
         mesh = Mesh(np.array(jax.local_devices()), (devices.DATA,))
-        self._clips_at_once = -(-_CLIPS_AT_ONCE // mesh.size) * mesh.size
-        everywhere, split = devices.replicated(mesh), devices.split_batch(mesh)
+        self._clips_at_once = _round_up(_CLIPS_AT_ONCE, mesh.size)
+        everywhere = devices.replicated(mesh)
         graph, state = nnx.split(model)
         self._state = jax.device_put(jax.device_get(state), everywhere)
-        self._maps = jax.jit(
-            functools.partial(_clip_maps, graph),
-            in_shardings=(everywhere, split, split),
-            out_shardings=split,
-            compiler_options=dict(inference_options()),
-        )
+        self._maps = _maps_on(mesh, graph)
         points = priors(model.head.lengths, self.window.num_frames)
         outputs = functools.partial(
             _window_outputs, graph, priors=points, num_frames=self.window.num_frames
@@ -193,6 +188,38 @@ class Finder:
         padded = [np.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1)) for x in maps]
         segments, scores = jax.device_get(self._outputs(self._state, padded))
         return segments[: len(windows)], scores[: len(windows)]
+
+
+def lower_clip_maps(model: Localizer, mesh: Mesh) -> jax.stages.Lowered:
+    """What takes nearly all the time of a `Finder`, the backbone on clips, for the compiler.
+
+    Args:
+      model: the localiser, of arrays or of shapes.
+      mesh: the devices of a host; this machine may lack them.
+    """
+    graph, state = nnx.split(model)
+    n, side = _round_up(_CLIPS_AT_ONCE, mesh.size), model.window.stored_side
+    clips, split = (n, model.config.num_frames), devices.split_batch(mesh)
+    return _maps_on(mesh, graph).lower(
+        devices.shapes_everywhere(state, mesh),
+        jax.ShapeDtypeStruct((*clips, side, side, 3), jnp.uint8, sharding=split),
+        jax.ShapeDtypeStruct(clips, jnp.bool_, sharding=split),
+    )
+
+
+def _round_up(number: int, factor: int) -> int:
+    return -(-number // factor) * factor
+
+
+def _maps_on(mesh: Mesh, graph: Any) -> Any:
+    """`_clip_maps` of a module's structure, compiled for a host's devices."""
+    everywhere, split = devices.replicated(mesh), devices.split_batch(mesh)
+    return jax.jit(
+        functools.partial(_clip_maps, graph),
+        in_shardings=(everywhere, split, split),
+        out_shardings=split,
+        compiler_options=dict(inference_options(mesh.devices.flat[0].platform)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,12 @@ from squeezetime_jax.tasks.localization.dataset import (
     stream,
     write_arrays,
 )
-from squeezetime_jax.tasks.localization.inference import STAGES, Finder, to_json
+from squeezetime_jax.tasks.localization.inference import (
+    STAGES,
+    Finder,
+    lower_clip_maps,
+    to_json,
+)
 from squeezetime_jax.tasks.localization.losses import localization_loss, priors
 from squeezetime_jax.tasks.localization.metric import TemporalMap, temporal_map
 from squeezetime_jax.tasks.localization.model import (
@@ -48,7 +53,7 @@ from squeezetime_jax.tasks.localization.model import (
     load_localizer,
     normalise_frames,
 )
-from squeezetime_jax.training import config
+from squeezetime_jax.training import config, devices
 from squeezetime_jax.training.network import Network, Tree
 from squeezetime_jax.training.task import Batch, Metrics, Task
 
@@ -113,6 +118,13 @@ class Localization(Task):
         """The test videos; a checkpoint's classes are known by its names of them."""
         labels = read_labels(checkpoint) if checkpoint else None
         return TestVideos(self.experiment, self.data, labels)
+
+    def lower_evaluation(self, mesh: Mesh) -> dict[str, jax.stages.Lowered]:
+        """The backbone on clips: a host scores a video on its own devices."""
+        row = mesh.devices.flat
+        own = [device for device in row if device.process_index == row[0].process_index]
+        model = self.network.merge(*self.network.abstract())
+        return {"feature maps of clips": lower_clip_maps(model, devices.data_mesh(devices=own))}
 
     def meta(self, labels: list[str] | None) -> Meta:
         """The backbone's configuration, the class names, and what else inference needs."""

@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
@@ -29,7 +31,7 @@ from squeezetime_jax.data.augment import augment
 from squeezetime_jax.data.sources import Source
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.labels import network_classes
-from squeezetime_jax.evaluation.views import Sampling
+from squeezetime_jax.evaluation.views import Sampling, Scorer
 from squeezetime_jax.model.abstract import flat_leaves
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.peers import registry
@@ -42,7 +44,7 @@ from squeezetime_jax.tasks.recognition.videos import (
     open_test,
     open_train,
 )
-from squeezetime_jax.training import config
+from squeezetime_jax.training import config, devices
 from squeezetime_jax.training.network import Network, Tree
 from squeezetime_jax.training.recipe import Recipe
 from squeezetime_jax.training.task import Batch, Metrics, Task
@@ -135,6 +137,17 @@ class Recognition(Task):
             batch_size=experiment.evaluation.batch_size,
             class_names=names,
         )
+
+    def lower_evaluation(self, mesh: Mesh) -> dict[str, jax.stages.Lowered]:
+        """The scores of a batch of videos."""
+        # Folding needs values; which ones does not change the program.
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.network.abstract())
+        model = self.network.merge(*zeros)
+        views, videos = self.experiment.views(), self.experiment.evaluation.batch_size
+        n, side = -(-videos // mesh.size) * mesh.size, views.crop_size
+        scorer = Scorer(model, mesh, lambda tree: devices.shapes_everywhere(tree, mesh))
+        shape = (n, views.num_views, views.num_frames, side, side, 3)
+        return {"scores of videos": scorer.lower(shape)}
 
     def meta(self, labels: list[str] | None) -> Meta:
         """The network's configuration, the class names, and what it expects of its input."""
