@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from squeezetime_jax.command_line import Argument, arg, build, main, number, subcommand
-from squeezetime_jax.errors import count
+from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.export import FORMATS
 
 __all__ = ["main"]
@@ -96,6 +96,8 @@ def _prepare(args: argparse.Namespace) -> int:
     from squeezetime_jax.data.packets import MAX_PIXELS
 
     source = sources.open_files(args.videos, root=args.root, label_map=args.labels)
+    if source.class_names and (names := prepare.classes_of(Path(args.out))):
+        source = sources.match(source, names, place=args.videos, owner=f"the shards in {args.out}")
     job = prepare.Job(
         videos=source.videos,
         root=source.root,
@@ -123,16 +125,24 @@ def _prepare(args: argparse.Namespace) -> int:
     _ROOT,
     _SPLIT,
     _WORKERS,
+    arg("--good FILE", "write a list of the others; with class names if it ends in .csv"),
 )
 def _check(args: argparse.Namespace) -> int:
-    from squeezetime_jax.data import prepare, sources, workers
+    from squeezetime_jax.data import lists, prepare, sources, workers
 
     source = sources.open_source(args.videos, root=args.root, split=args.split)
+    if args.good and not isinstance(source, sources.FileSource):
+        raise UserError(f"--good {args.good}: lists name files; shards contain their videos")
     with workers.progress_bar("checking", len(source)) as progress:
         bad = prepare.check(source, args.workers, progress)
     for name, reason in bad:
         print(f"{name}: {reason}")
     print(f"{count(len(source), 'video')}, {len(bad) or 'none'} with problems")
+    if args.good and isinstance(source, sources.FileSource):
+        left_out = {name for name, _ in bad}
+        good = [listed for listed in source.videos if listed[0] not in left_out]
+        lists.write_list(Path(args.good), good, source.class_names)
+        print(f"wrote {args.good}: {count(len(good), 'video')}, relative to {source.root}")
     return 1 if bad else 0
 
 
@@ -319,7 +329,7 @@ _VIDEOS = arg(
     arg("--skip-unreadable", "leave out unreadable videos, and count them"),
     _JSON,
     arg("--scores FILE.npz", "write the scores of every video", type=Path),
-    _save("draw the confusion matrix"),
+    _save("a folder: write a page on what went wrong; a picture: the confusion", metavar="PATH"),
     *_HOSTS,
 )
 def _eval(args: argparse.Namespace) -> int:

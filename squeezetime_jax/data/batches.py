@@ -76,6 +76,11 @@ def local_rows(sharding: jax.sharding.Sharding, batch_size: int) -> Rows:
     return np.unique(np.concatenate([rows[index] for index in indices.values() if index]))
 
 
+def max_bad_videos(num_videos: int) -> int:
+    """How many unreadable videos training replaces by others."""
+    return int(max(MAX_BAD_VIDEOS, MAX_BAD_SHARE * num_videos))
+
+
 def pad_rows(rows: np.ndarray, length: int) -> np.ndarray:
     """An array with zeros behind its rows, so that samples of different lengths make a batch."""
     return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))
@@ -93,7 +98,7 @@ class TrainBatches:
     def __init__(self, batches: grain.IterDataset, num_videos: int) -> None:
         self.bad_videos: dict[str, str] = {}
         self._num_videos = num_videos
-        self._limit = int(max(MAX_BAD_VIDEOS, MAX_BAD_SHARE * num_videos))
+        self._limit = max_bad_videos(num_videos)
         self._batches = iter(batches)
 
     def __iter__(self) -> "TrainBatches":

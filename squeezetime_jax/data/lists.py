@@ -1,11 +1,13 @@
 """Annotation lists and label maps: text files that say which video has which class."""
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import write_whole
 
 PathLike = str | os.PathLike[str]
 Labelled = tuple[str, int]
@@ -42,6 +44,22 @@ def read_list(path: PathLike) -> tuple[list[Labelled], list[str]]:
     names = sorted({label for _, label in fields})
     numbers = {name: number for number, name in enumerate(names)}
     return [(name, numbers[label]) for name, label in fields], names
+
+
+def write_list(path: Path, videos: Sequence[Labelled], class_names: Sequence[str]) -> None:
+    """Write an annotation list, as `read_list` reads it; with the names if it ends in `.csv`.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    if path.suffix.lower() != ".csv":
+        write_whole(path, "".join(f"{name} {label}\n" for name, label in videos))
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label"])
+    writer.writerows((name, class_names[k] if class_names else k) for name, k in videos)
+    write_whole(path, text.getvalue())
 
 
 def read_class_names(path: PathLike) -> list[str]:

@@ -10,7 +10,9 @@ Beside the shards, `.prepare/` holds the job, so that two jobs do not mix, and f
 counts and bad videos.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import itertools
@@ -175,10 +177,52 @@ def prepare(
       encode: what to store of a listed video, in the job's form; by default all of it. Picklable.
 
     Raises:
-      UserError: the folder holds another job's shards, the list is empty, or no video is readable.
+      UserError: the folder has another job's shards, or another process prepares it; the list is
+        empty, or no video is readable.
     """
     if not job.videos:
         raise UserError("no videos to prepare; expected a line `path label` for each")
+    with _alone(job):
+        return _prepare(job, processes, progress, encode)
+
+
+def classes_of(out: Path) -> list[str]:
+    """The class names of the splits that a folder of shards has; empty without."""
+    notes = [json.loads(note.read_text()) for note in _jobs(out)]
+    return next((note["class_names"] for note in notes if note.get("class_names")), [])
+
+
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Hold the folder, which one process prepares at a time.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    path = job.out / ".prepare" / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{job.out}: cannot be written ({reason}); choose another --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it with the process
+        except BlockingIOError:
+            raise UserError(
+                f"{job.out}: another process prepares videos into this folder; wait for it, or give"
+                " another --out"
+            ) from None
+        yield
+
+
+def _prepare(
+    job: Job,
+    processes: int | None,
+    progress: Progress,
+    encode: Callable[[Labelled], records.StoredVideo] | None,
+) -> Report:
     _other_splits(job)  # raises now what it would raise after hours
     _claim(job)
     missing = [number for number in range(job.num_shards) if not job.shard(number).exists()]
@@ -265,6 +309,15 @@ def _claim(job: Job) -> None:
             )
 
 
+def _jobs(out: Path) -> list[Path]:
+    """The notes of the splits that are, or were begun to be, prepared into a folder."""
+    return sorted(
+        note
+        for note in (out / ".prepare").glob("*.json")
+        if any(out.glob(f"{records.DATASET_NAME}-{note.stem}.array_record-*"))
+    )
+
+
 def _notes(job: Job, number: int) -> Path:
     return job.out / ".prepare" / f"{job.split}-{number:05d}.json"
 
@@ -320,6 +373,13 @@ def _other_splits(job: Job) -> tuple[list[Any], Sequence[str] | int]:
     Raises:
       UserError: they do not fit the job.
     """
+    for note in _jobs(job.out):
+        side = json.loads(note.read_text()).get("short_side", job.short_side)
+        if note.stem != job.split and side != job.short_side:
+            raise UserError(
+                f"{job.out}: its split {note.stem!r} has frames of short side {side}, this one"
+                f" {job.short_side}; choose another --out or the same --short-side"
+            )
     if not (job.out / "dataset_info.json").exists():
         return [], job.classes
     import tensorflow_datasets as tfds
@@ -339,6 +399,11 @@ def _other_splits(job: Job) -> tuple[list[Any], Sequence[str] | int]:
         raise UserError(
             f"{job.out}: its other splits have other class names, or in another order; prepare all"
             " splits with the same --labels, or choose another --out"
+        )
+    if names and isinstance(classes, int) and classes > len(names):
+        raise UserError(
+            f"{job.out}: its other splits have {len(names)} classes, but this one has label"
+            f" {classes - 1}; give the list of the same data set, or another --out"
         )
     if isinstance(classes, int):
         classes = names or max(classes, info.features["label"].num_classes)

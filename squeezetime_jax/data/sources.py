@@ -116,6 +116,21 @@ class FileSource:
         path, label = self.videos[index]
         return Record(self.root / path, label, path)
 
+    def absent(self) -> list[str]:
+        """Paths of the videos that are not there; each folder is listed once."""
+        names: dict[str, set[str]] = {}
+        absent = []
+        for path, _ in self.videos:
+            folder, name = os.path.split(self.root / path)
+            if folder not in names:
+                try:
+                    names[folder] = set(os.listdir(folder))
+                except OSError:
+                    names[folder] = set()
+            if name not in names[folder]:
+                absent.append(path)
+        return absent
+
     def with_classes(self, numbers: Sequence[int], names: Sequence[str]) -> "FileSource":
         """As `Source.with_classes`."""
         videos = [(path, numbers[label]) for path, label in self.videos]

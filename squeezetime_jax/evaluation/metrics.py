@@ -1,4 +1,4 @@
-"""Accuracy as sums over videos."""
+"""Accuracy as sums over videos, and how far probabilities are to be believed."""
 
 import dataclasses
 
@@ -69,3 +69,46 @@ class Accuracy:
             for k in np.flatnonzero(self.count)
         ]
         return sorted(rows, key=lambda row: (row[2], row[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Videos by the probability of their best class, in bins of equal width from 0 to 1.
+
+    Attributes:
+      count: videos of each bin.
+      confidence: their mean probability; nan in an empty bin.
+      accuracy: share of them whose best class is right; nan in an empty bin.
+    """
+
+    count: Int[np.ndarray, " bins"]
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
+
+    @classmethod
+    def of(
+        cls, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], bins: int = 15
+    ) -> "Calibration":
+        """Sort videos into bins.
+
+        Args:
+          scores: probabilities. Videos with a score that is not finite are left out.
+          labels: the right classes.
+          bins: how many.
+        """
+        finite = np.isfinite(scores).all(axis=1)
+        best, right = scores[finite].max(axis=1), scores[finite].argmax(axis=1) == labels[finite]
+        place = np.clip(np.ceil(best * bins).astype(int) - 1, 0, bins - 1)
+        count = np.bincount(place, minlength=bins)
+        sums = (np.bincount(place, weights=x, minlength=bins) for x in (best, right))
+        with np.errstate(invalid="ignore"):
+            confidence, accuracy = (total / count for total in sums)
+        return cls(count, confidence, accuracy)
+
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of accuracy and confidence over videos.
+
+        Source: Guo et al., arXiv 1706.04599, equation 3.
+        """
+        gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
+        return float((gaps * self.count).sum() / max(self.count.sum(), 1))

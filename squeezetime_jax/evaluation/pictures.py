@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from squeezetime_jax.errors import UserError
+from squeezetime_jax.evaluation.metrics import Calibration
 from squeezetime_jax.files import whole, write_whole
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".pdf", ".svg"))
@@ -30,6 +31,7 @@ _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: .3rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
+h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; background: white; border-radius: 6px; }
 table { border-collapse: collapse; } td, th { padding: .25rem 1rem .25rem 0; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -164,22 +166,27 @@ def draw_gallery(
 
 
 def draw_confusion(
-    confusion: Int[np.ndarray, "classes classes"], names: Sequence[str] | None
+    confusion: Int[np.ndarray, "classes classes"],
+    names: Sequence[str] | None,
+    totals: Int[np.ndarray, " classes"] | None = None,
 ) -> Figure:
     """A confusion matrix: a row for each true class, in shares of its videos.
 
     Args:
       confusion: videos of each true class (row) with each predicted class (column).
       names: of the classes, if known; shown if they are few enough to be legible.
+      totals: videos of each class, if some were predicted as a class that is not in the matrix.
     """
+    totals = confusion.sum(axis=1) if totals is None else totals
     classes = len(confusion)
     named = names is not None and classes <= _MAX_NAMED
     side = min(max(5.0, 0.32 * classes + 2.5), 18.0) if named else 9.0
     figure = new_figure(side + 1, side)
     axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    shares = confusion / np.maximum(totals[:, None], 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="share of the class's videos", shrink=0.8)
+    bar = figure.colorbar(image, ax=axes, label="share of the class's videos", shrink=0.8)
+    bar.set_ticks([k / 5 for k in range(6)], labels=[f"{20 * k} %" for k in range(6)])
     axes.set(xlabel="predicted class", ylabel="true class")
     if named and names is not None:
         short = [name[:_NAME_LENGTH] for name in names]
@@ -190,6 +197,52 @@ def draw_confusion(
             colour = "white" if shares[row, column] > 0.6 else "0.25"
             if count:
                 axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    return figure
+
+
+def draw_reliability(calibration: Calibration) -> Figure:
+    """Accuracy over confidence, and how many videos there are of each confidence."""
+    figure = new_figure(6.4, 5.2)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = len(calibration.count)
+    middles = (np.arange(bins) + 0.5) / bins
+    above.plot([0, 1], [0, 1], "--", color="0.3", linewidth=1, zorder=3)
+    above.text(0.02, 0.09, "right as often as it says", color="0.3", rotation=35, fontsize=8)
+    above.bar(middles, np.nan_to_num(calibration.accuracy), width=0.9 / bins, color=_PLAIN)
+    above.set(ylim=(0, 1), xlim=(0, 1), ylabel="share that is right")
+    above.set_title(f"expected calibration error {100 * calibration.error():.1f} %", fontsize=11)
+    below.bar(middles, calibration.count, width=0.9 / bins, color="0.6")
+    below.set(xlabel="probability of the best class", ylabel="videos")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_classes(rows: Sequence[tuple[str, int, float]]) -> Figure:
+    """Accuracy of classes as bars, the first at the top.
+
+    Args:
+      rows: name, number of videos and accuracy, in [0, 1], of each.
+    """
+    figure = new_figure(8.0, 1.1 + 0.26 * len(rows))
+    axes = figure.subplots()
+    places = np.arange(len(rows))
+    axes.barh(places, [share for *_, share in rows], color=_PLAIN)
+    names = [f"{name[:_NAME_LENGTH]} ({videos})" for name, videos, _ in rows]
+    axes.set_yticks(places, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.1), xlabel="top-1 accuracy (number of videos in brackets)")
+    axes.set_xticks(np.linspace(0, 1, 6), [f"{20 * k} %" for k in range(6)])
+    axes.spines[["top", "right"]].set_visible(False)
+    for place, (*_, share) in enumerate(rows):
+        axes.text(share + 0.01, place, f"{100 * share:.1f} %", va="center", fontsize=8)
+    return figure
+
+
+def draw_strip(frames: UInt8[np.ndarray, "t h w 3"], captions: Sequence[str]) -> Figure:
+    """Frames side by side with their captions."""
+    figure = new_figure(11.0, 0.3 + 11.0 / len(frames) * frames.shape[1] / frames.shape[2])
+    draw_filmstrip(figure.subplots(1, len(frames)), frames, captions)
     return figure
 
 
@@ -250,6 +303,8 @@ class Section:
       picture: a PNG file; None: no picture.
       rows: name and value, of a table; empty: no table.
       commands: lines for the shell; empty: none.
+      links: text and address of each; empty: none.
+      is_part: whether it belongs to the section before, and has a smaller heading.
     """
 
     title: str
@@ -257,6 +312,8 @@ class Section:
     picture: Path | None = None
     rows: Sequence[tuple[str, str]] = ()
     commands: Sequence[str] = ()
+    links: Sequence[tuple[str, str]] = ()
+    is_part: bool = False
 
 
 def write_page(path: Path, title: str, headline: str, sections: Sequence[Section]) -> Path:
@@ -284,7 +341,8 @@ def write_page(path: Path, title: str, headline: str, sections: Sequence[Section
 
 
 def _section(section: Section) -> str:
-    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    heading = "h3" if section.is_part else "h2"
+    parts = [f"<{heading}>{html.escape(section.title)}</{heading}>"]
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
     if section.picture is not None:
@@ -297,6 +355,12 @@ def _section(section: Section) -> str:
             for name, value in section.rows
         )
         parts.append(f"<table>{rows}</table>")
+    if section.links:
+        links = ", ".join(
+            f'<a href="{html.escape(address, quote=True)}">{html.escape(text)}</a>'
+            for text, address in section.links
+        )
+        parts.append(f"<p>{links}</p>")
     if section.commands:
         commands = html.escape("\n".join(section.commands))
         parts.append(f"<pre><code>{commands}</code></pre>")

@@ -27,6 +27,11 @@ from squeezetime_jax.data.batches import (
     to_devices,
     unreadable_error,
 )
+from squeezetime_jax.errors import UserError
+from squeezetime_jax.files import write_whole
+
+_SHOWN = 3  # of the records that could not be read
+_UNREADABLE = "unreadable.txt"  # in the working directory, if there are more
 
 Batch = dict[str, jax.Array]
 Rows = dict[str, np.ndarray]
@@ -52,6 +57,22 @@ class Scores(ABC):
     @abstractmethod
     def figure(self) -> Any:
         """A picture, for `squeezetime eval --save`, as a Matplotlib figure."""
+
+    def write_page(self, folder: Path) -> Path:
+        """Write a page of what went right and wrong, for `squeezetime eval --save FOLDER`.
+
+        Returns:
+          The page. By default it has the table and the figure.
+
+        Raises:
+          UserError: a file cannot be written.
+        """
+        from squeezetime_jax.evaluation.pictures import Section, save_figure, write_page
+
+        picture = save_figure(self.figure(), folder / "figure.png")
+        lines = self.table().splitlines()
+        sections = [Section("Figure", picture=picture), Section("Scores", commands=lines)]
+        return write_page(folder / "report.html", "Evaluation", lines[-1], sections)
 
     @abstractmethod
     def write(self, path: Path) -> None:
@@ -137,6 +158,18 @@ class Scored:
     unreadable: Mapping[str, str]
 
 
+class UnreadableRecords(UserError):
+    """Records that cannot be read, found while all others were scored.
+
+    Attributes:
+      scored: the others; None if there are none.
+    """
+
+    def __init__(self, unreadable: Mapping[str, str], scored: Scored | None):
+        super().__init__(str(unreadable_error(unreadable)))
+        self.scored = scored
+
+
 def score(
     test: TestSet,
     model: Any,
@@ -160,15 +193,17 @@ def score(
       The same on all hosts.
 
     Raises:
-      UserError: records cannot be read; the message has the first few.
+      UnreadableRecords: the message has the first few; what was scored comes with it.
     """
     if test.batch_size is None:
         rows, unreadable = _one_by_one(test, model, mesh, progress)
     else:
         rows, unreadable = _in_batches(test, model, mesh, workers, progress)
-    if unreadable and (not skip_unreadable or not len(rows["record"])):
-        raise unreadable_error(unreadable)
-    return Scored(test.score(rows), len(rows["record"]), unreadable)
+    number = len(rows["record"])
+    scored = Scored(test.score(rows), number, unreadable) if number or not unreadable else None
+    if scored is None or (unreadable and not skip_unreadable):
+        raise UnreadableRecords(unreadable, scored)
+    return scored
 
 
 def _in_batches(
@@ -231,6 +266,16 @@ def _one_by_one(
     return rows, _merged(hosts.gather(bad))
 
 
+def _name_unreadable(unreadable: Mapping[str, str]) -> None:
+    """Print the first few records that could not be read; all of them go into a file, if more."""
+    reasons = list(unreadable.values())
+    for reason in reasons[:_SHOWN]:
+        print(f"skipped: {reason}", file=sys.stderr)
+    if len(reasons) > _SHOWN:
+        write_whole(Path(_UNREADABLE), "".join(f"{reason}\n" for reason in reasons))
+        print(f"skipped: all {len(reasons)} are in {_UNREADABLE}", file=sys.stderr)
+
+
 def _merged(unreadable: list[dict[str, str]]) -> dict[str, str]:
     """The unreadable records of all hosts, by name."""
     return dict(sorted({k: v for part in unreadable for k, v in part.items()}.items()))
@@ -253,7 +298,7 @@ def report(
       comparison: a last line of the table.
       as_json: one JSON object instead of the table.
       scores: file for the answer to every record.
-      save: file for the picture.
+      save: file for the picture; a folder for the page.
 
     Raises:
       UserError: a file cannot be written.
@@ -262,13 +307,22 @@ def report(
         print(json.dumps(dict(summary)), flush=True)
     else:
         print("\n".join(line for line in (scored.scores.table(), comparison) if line), flush=True)
-    for reason in scored.unreadable.values():
-        print(f"skipped: {reason}", file=sys.stderr)
+    _name_unreadable(scored.unreadable)
     if scores is not None:
         scored.scores.write(scores)
         print(f"wrote {scores}", file=sys.stderr)
     if save is not None:
-        from squeezetime_jax.evaluation.pictures import save_figure
+        print(f"wrote {_draw(scored.scores, save)}", file=sys.stderr)
 
-        save_figure(scored.scores.figure(), save)
-        print(f"wrote {save}", file=sys.stderr)
+
+def _draw(scores: Scores, path: Path) -> Path:
+    from squeezetime_jax.evaluation.pictures import PICTURE_SUFFIXES, save_figure
+
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return save_figure(scores.figure(), path)
+    if path.suffix and not path.is_dir():
+        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+        raise UserError(
+            f"--save {path}: expected a folder, for the page, or a picture that ends in {kinds}"
+        )
+    return scores.write_page(path)

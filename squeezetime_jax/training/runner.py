@@ -218,6 +218,7 @@ def evaluate(
     # Not needed here, and some configs leave them to the training data.
     fields.epochs, fields.batch_size = fields.epochs or 1, fields.batch_size or 1
     complete(fields)
+    fields.evaluation.skip_unreadable = skip_unreadable or fields.evaluation.skip_unreadable
     task = find_task(fields.task)(config.parse(fields), run_folder(checkpoint))
     test = task.test_set(checkpoint)
     if test is None:
@@ -228,15 +229,21 @@ def evaluate(
     _agree_on_config(experiment, f"evaluation.batch_size = {test.batch_size}")
     _agree_on_data(test, "the test data")
     _agree_on_weights(nnx.state(model, nnx.Param), checkpoint)
+    incomplete: scoring.UnreadableRecords | None = None
     with progress_bar("evaluating", len(test)) as progress:
-        scored = scoring.score(
-            test,
-            model,
-            devices.data_mesh(),
-            workers=experiment.data.workers,
-            skip_unreadable=skip_unreadable or experiment.evaluation.skip_unreadable,
-            progress=progress,
-        )
+        try:
+            scored = scoring.score(
+                test,
+                model,
+                devices.data_mesh(),
+                workers=experiment.data.workers,
+                skip_unreadable=experiment.evaluation.skip_unreadable,
+                progress=progress,
+            )
+        except scoring.UnreadableRecords as error:
+            if error.scored is None:
+                raise
+            incomplete, scored = error, error.scored
     if hosts.is_main():
         summary = {"checkpoint": checkpoint, **scored.scores.to_json()}
         comparison = ""
@@ -251,6 +258,8 @@ def evaluate(
             scores=scores,
             save=save,
         )
+    if incomplete:  # what was scored is kept
+        raise incomplete
 
 
 def _comparison(

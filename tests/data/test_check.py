@@ -86,6 +86,10 @@ def test_the_command_fails_if_a_video_is_bad(root, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "short.mp4: only 5 frames; a clip has 16", "2 videos, 1 with problems",
     ]  # fmt: skip
+    for good, text in (("good.txt", "good.mp4 0\n"), ("good.csv", "path,label\ngood.mp4,0\n")):
+        assert cli.main(["check", *arguments, "--good", str(tmp_path / good)]) == 1
+        assert (tmp_path / good).read_text() == text
+        assert f"wrote {tmp_path / good}: 1 video, relative to" in capsys.readouterr().out
     file.write_text("good.mp4 0\n")
     assert cli.main(["check", *arguments]) == 0
     assert capsys.readouterr().out.splitlines() == ["1 video, none with problems"]

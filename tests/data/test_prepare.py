@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 import videos
 
 from squeezetime_jax import cli
-from squeezetime_jax.data import prepare, records, transforms, video, workers
+from squeezetime_jax.data import prepare, records, sources, transforms, video, workers
 from squeezetime_jax.errors import UserError
 
 COUNTS = (20, 33, 1, 50, 18)
@@ -184,6 +184,41 @@ def test_splits_share_a_folder_and_its_classes(job):
     }  # fmt: skip
     assert info.features["label"].num_classes == 7
     assert read_back(job.out, "val")[0]["label"] == 6
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_splits_of_other_sizes_and_classes_do_not_share_a_folder(job):
+    prepare.prepare(prepare.dataclasses.replace(job, class_names=("walk", "run")), 1)
+    val = prepare.dataclasses.replace(job, split="val")
+    with pytest.raises(UserError, match="split 'train' has frames of short side 32, this one 40"):
+        prepare.prepare(prepare.dataclasses.replace(val, short_side=40), 1)
+    more = [(job.videos[0][0], 2)]
+    with pytest.raises(UserError, match="have 2 classes, but this one has label 2"):
+        prepare.prepare(prepare.dataclasses.replace(val, videos=more), 1)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_one_process_prepares_a_folder_at_a_time(job):
+    def another(listed):
+        with pytest.raises(UserError, match="shards: another process prepares videos into this"):
+            prepare.prepare(prepare.dataclasses.replace(job, split="val"), 1)
+        return b"stored"
+
+    assert prepare.prepare(job, 1, encode=another).num_videos == len(COUNTS)
+    assert prepare.prepare(job, 1).num_videos == len(COUNTS)  # it is free again
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_split_that_lacks_a_class_is_numbered_like_the_others(root, tmp_path):
+    for place in ("train/run", "train/walk", "val/walk", "other/fly"):
+        (tmp_path / place).mkdir(parents=True)
+        shutil.copy(root / "0 good.avi", tmp_path / place)
+    out = ["--out", str(tmp_path / "shards"), "--short-side", "32"]
+    for split in ("train", "val"):
+        assert cli.main(["prepare", str(tmp_path / split), *out]) == 0
+    source = sources.open_source(tmp_path / "shards", split="val")
+    assert source.class_names[source[0].label] == "walk"
+    assert cli.main(["prepare", str(tmp_path / "other"), *out]) == 1
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from squeezetime_jax.evaluation.metrics import Accuracy
+from squeezetime_jax.evaluation.metrics import Accuracy, Calibration
 
 
 def test_hand_worked_accuracies() -> None:
@@ -37,3 +37,12 @@ def test_no_video_is_not_a_division_by_zero() -> None:
     assert Accuracy.of(np.zeros((0, 3), np.float32), np.zeros(0, np.int64)).compute() == {
         "top1": 0.0, "top5": 0.0, "mean_class": 0.0, "videos": 0.0
     }  # fmt: skip
+
+
+def test_hand_worked_calibration() -> None:
+    """Two videos of 95 %, one right; two of 60 %, both right: (2 * 0.45 + 2 * 0.4) / 4."""
+    scores = np.array([[0.95, 0.05], [0.95, 0.05], [0.4, 0.6], [0.4, 0.6], [np.nan, 0.5]])
+    found = Calibration.of(scores, np.array([0, 1, 1, 1, 0]), bins=10)
+    assert found.count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 2]
+    assert found.accuracy[[5, 9]].tolist() == [1.0, 0.5]
+    assert found.error() == pytest.approx((0.9 + 0.8) / 4)

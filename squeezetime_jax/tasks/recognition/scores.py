@@ -102,6 +102,12 @@ class VideoScores(Scores):
 
         return draw_confusion(self.confusion(), self.class_names)
 
+    def write_page(self, folder: Path) -> Path:
+        """As `Scores.write_page`; see `page`."""
+        from squeezetime_jax.tasks.recognition.page import write_page  # which needs this class
+
+        return write_page(self, folder)
+
     def write(self, path: Path) -> None:
         """Write every video's scores as npz, for late fusion and other metrics.
 

@@ -40,6 +40,7 @@ from squeezetime_jax.tasks.recognition.scores import TestVideos
 from squeezetime_jax.tasks.recognition.videos import (
     MOTION,
     TrainingVideos,
+    check_paths,
     match_test,
     open_test,
     open_train,
@@ -129,6 +130,8 @@ class Recognition(Task):
             names, owner = network_classes(num_classes, labels=labels, checkpoint=checkpoint)
         else:
             names, owner = list(self._train.class_names) or None, data.train
+        if not experiment.evaluation.skip_unreadable:
+            check_paths(source, data.test or MOTION)
         source = match_test(source, names, place=data.test or MOTION, owner=owner, say=_say)
         return TestVideos(
             source,

@@ -9,7 +9,7 @@ import numpy as np
 
 from squeezetime_jax import hosts
 from squeezetime_jax.data import classes, transforms
-from squeezetime_jax.data.batches import Sample, UnreadableRecord
+from squeezetime_jax.data.batches import Sample, UnreadableRecord, max_bad_videos
 from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.sources import (
     FileSource,
@@ -20,12 +20,13 @@ from squeezetime_jax.data.sources import (
     open_source,
 )
 from squeezetime_jax.data.transforms import TrainingClip, ViewProtocol
-from squeezetime_jax.errors import UserError
+from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.evaluation.labels import BUILT_IN, built_in
 from squeezetime_jax.tasks.recognition.experiment import Data, Recognition
 from squeezetime_jax.training.task import TrainingSet
 
 MOTION = "motion"
+_SHOWN = 3  # of the videos that are not there
 _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 
 
@@ -153,6 +154,23 @@ def match_test(
     return matched
 
 
+def check_paths(source: Source, place: str, *, may_be_absent: int = 0) -> None:
+    """Refuse a list of which more videos than that are not there, before the first is decoded.
+
+    Raises:
+      UserError: with the number and the first few of them.
+    """
+    absent = source.absent() if isinstance(source, FileSource) else []
+    if len(absent) > may_be_absent:
+        shown = ", ".join(repr(path) for path in absent[:_SHOWN])
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        root = source.root if isinstance(source, FileSource) else ""
+        raise UserError(
+            f"{place}: {len(absent)} of {count(len(source), 'video')} not found in {root}: {shown}"
+            f"{more}; check the root (data.root, --root), `squeezetime check` lists all of them"
+        )
+
+
 class TrainingVideos(TrainingSet):
     """Random clips of labelled videos.
 
@@ -171,6 +189,7 @@ class TrainingVideos(TrainingSet):
                 f"config: model.num_classes is {classes}, but {data.train} has "
                 f"{source.num_classes} classes; set --config.model.num_classes={source.num_classes}"
             )
+        check_paths(source, data.train or MOTION, may_be_absent=max_bad_videos(len(source)))
         names = list(source.class_names)
         self.labels = names if len(names) == classes else None
         self._source = source

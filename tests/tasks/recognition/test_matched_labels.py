@@ -79,6 +79,21 @@ def test_folders_have_the_labels_of_the_checkpoint(folders: Path, checkpoint: Pa
     assert all(folder.replace("_", " ") == name for folder, name in classes_of(source))
 
 
+def test_a_list_of_videos_that_are_not_there_is_refused_before_any_work(folders: Path) -> None:
+    lines = [f"gone/{k}.mp4 0" for k in range(4)] + ["shrinking/00005.mp4 7"]
+    (folders / "list.txt").write_text("\n".join(lines))
+    shutil.copy(folders / "train/shrinking/00005.mp4", folders / "test/shrinking/00005.mp4")
+    found = {"root": str(folders / "test")}
+    opened = task(folders, test=str(folders / "list.txt"), **found)
+    expected = "list.txt: 4 of 5 videos not found in .*test: 'gone/0.mp4', .* and 1 more; check"
+    with pytest.raises(UserError, match=expected):
+        opened.test_set()
+    with pytest.raises(UserError, match=expected):  # more than training replaces
+        task(folders, train=str(folders / "list.txt"), **found).training_set()
+    (folders / "list.txt").write_text("\n".join(lines[1:]))
+    assert len(task(folders, train=str(folders / "list.txt"), **found).training_set()) == 4
+
+
 def test_an_unknown_class_is_refused_by_name(folders: Path, checkpoint: Path) -> None:
     (folders / "test" / "shrinking").rename(folders / "test" / "standing")
     opened = task(folders)

@@ -1,5 +1,6 @@
 """Test videos through the scorer: every video once, whatever the batches and devices."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -71,8 +72,31 @@ def with_a_broken_one(videos: Path, tmp_path: Path) -> FileSource:
 def test_an_unreadable_video_stops_the_evaluation_by_name(
     constant_model: SqueezeTime, with_a_broken_one: FileSource
 ) -> None:
-    with pytest.raises(UserError, match=r"1 video cannot be read.*broken\.mp4"):
+    with pytest.raises(
+        scoring.UnreadableRecords, match=r"1 video cannot be read.*broken\.mp4"
+    ) as caught:
         score(constant_model, with_a_broken_one)
+    assert caught.value.scored is not None
+    assert list(caught.value.scored.scores.video_ids) == [0, 2, 3]  # which are kept
+
+
+def test_the_first_unreadable_videos_are_named_and_all_of_them_in_a_file(
+    constant_model: SqueezeTime,
+    with_a_broken_one: FileSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = score(constant_model, with_a_broken_one, batch_size=2, skip_unreadable=True)
+    scoring.report(result, {})
+    assert capsys.readouterr().err.startswith("skipped: broken.mp4: ")
+    assert not (tmp_path / "unreadable.txt").exists()
+    many = {f"{k}.mp4": f"{k}.mp4: no video" for k in range(5)}
+    scoring.report(dataclasses.replace(result, unreadable=many), {})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2:] == ["skipped: 2.mp4: no video", "skipped: all 5 are in unreadable.txt"]
+    assert (tmp_path / "unreadable.txt").read_text().splitlines() == list(many.values())
 
 
 def test_or_is_left_out_and_counted(
