@@ -15,6 +15,7 @@ installed where this runs.
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from squeezetime_jax.errors import UserError
 
@@ -35,6 +37,16 @@ _ON_MANY_PROCESSES = ("train", "eval")
 # Seconds before a job's time is up at which SLURM warns it: enough to save and exit.
 _WARNING_SECONDS = 120
 _PREEMPTED = 128 + signal.SIGTERM
+# How long a pod on GKE has for the same; xpk's default is 30.
+_GRACE_SECONDS = 120
+# xpk restarts a workload after the statuses 42 and 127 to 255; hosts that miss another end with 1.
+_RESTART_STATUS = 1
+# A connection over which nothing comes for two minutes ends, and so does one that cannot be made.
+_SSH_FLAGS = ("ConnectTimeout=30", "ServerAliveInterval=30", "ServerAliveCountMax=4")
+_LOCK = "/tmp/squeezetime.lock"
+_LOCKED = 75  # EX_TEMPFAIL of sysexits.h
+
+Commands = Sequence[Sequence[str]]
 
 
 def with_subcommand(words: Sequence[str]) -> list[str]:
@@ -102,12 +114,18 @@ def process_environments(args: argparse.Namespace) -> list[dict[str, str]]:
     ]
 
 
-def slurm_script(args: argparse.Namespace, words: Sequence[str]) -> str:
+def slurm_script(args: argparse.Namespace, commands: Commands, output: Path | None = None) -> str:
     """A batch script: one process for each GPU (as JAX expects on SLURM), or for each node.
 
     SLURM warns the job before its time is up; a training run then saves and exits with the status
     of SIGTERM, and the job is put back into the queue, where the same command resumes.
+
+    Args:
+      args: of the place.
+      commands: run one after the other, as long as none fails.
+      output: file that what the last one prints is added to.
     """
+    words = commands[0]
     name = Path(_option(words, "workdir")).name if words[0] == "train" else words[0]
     options = {
         "job-name": args.name or name,
@@ -127,6 +145,11 @@ def slurm_script(args: argparse.Namespace, words: Sequence[str]) -> str:
     # srun does not inherit the job's cores per task (since SLURM 22.05). It ends the other tasks a
     # minute after the first has ended.
     cores = f" --cpus-per-task={args.cpus_per_task}" if args.cpus_per_task else ""
+    first, *others = [
+        f"srun --wait=60{cores} {line} || status=$?"
+        for line in _shell_lines("python", commands, output)
+    ]
+    steps = [first, *(f'[ "$status" -ne 0 ] || {line}' for line in others)]
     lines = [
         "#!/bin/bash",
         *header,
@@ -134,7 +157,7 @@ def slurm_script(args: argparse.Namespace, words: Sequence[str]) -> str:
         "set -e",
         *args.setup,
         "status=0",
-        f"srun --wait=60{cores} {shlex.join(['python', *PROGRAM[1:], *words])} || status=$?",
+        *steps,
         f'if [ "$status" -eq {_PREEMPTED} ]; then',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "fi",
@@ -143,24 +166,48 @@ def slurm_script(args: argparse.Namespace, words: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _shell_lines(python: str, commands: Commands, output: Path | None, *more: str) -> list[str]:
+    """Commands for a shell of a cluster, where processes of several hosts add to `output`."""
+    lines = [shlex.join([python, *PROGRAM[1:], *words, *more]) for words in commands]
+    if output is not None:
+        lines[-1] += f" >> {shlex.quote(str(output))}"
+    return lines
+
+
 def tpu_command(args: argparse.Namespace, words: Sequence[str]) -> list[str]:
-    """The same command on every host of a TPU slice, over ssh."""
-    parts = [*args.setup, shlex.join(["python3", *PROGRAM[1:], *words, "--distributed"])]
+    """The same command on every host of a TPU slice, over ssh.
+
+    A lost connection ends the launcher, not the command: a second one on the same host is refused
+    as long as the first one runs.
+    """
+    (line,) = _shell_lines("python3", [words], None, "--distributed")
+    message = f"{args.name}: an earlier command still runs on this host"
+    locked = (
+        f"flock --nonblock --conflict-exit-code {_LOCKED} {_LOCK} {line} || {{ status=$?;"
+        f" [ $status -ne {_LOCKED} ] || echo {shlex.quote(message)} >&2; exit $status; }}"
+    )
     command = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", args.name, f"--zone={args.zone}"]
     command += [f"--project={args.project}"] if args.project else []
-    return [*command, "--worker=all", f"--command={' && '.join(parts)}"]
+    command += ["--quiet", *(f"--ssh-flag=-o{flag}" for flag in _SSH_FLAGS)]
+    return [*command, "--worker=all", f"--command={' && '.join([*args.setup, locked])}"]
 
 
-def xpk_command(args: argparse.Namespace, words: Sequence[str]) -> list[str]:
-    """A workload on a GKE cluster that xpk manages."""
-    parts = [*args.setup, shlex.join(["python", *PROGRAM[1:], *words, "--distributed"])]
+def xpk_command(
+    args: argparse.Namespace, commands: Commands, output: Path | None = None
+) -> list[str]:
+    """A workload on a GKE cluster that xpk manages; it is restarted, and resumes, when it fails."""
+    parts = [*args.setup, *_shell_lines("python", commands, output, "--distributed")]
     command = ["xpk", "workload", "create", f"--workload={args.name}", f"--cluster={args.cluster}"]
     command += [f"--tpu-type={args.tpu_type}", f"--num-slices={args.num_slices}"]
-    command += [f"--docker-image={args.docker_image}"]
-    for name in ("zone", "project"):
-        value = getattr(args, name)
-        command += [f"--{name}={value}"] if value else []
+    command += [f"--docker-image={args.docker_image}", f"--max-restarts={args.max_restarts}"]
+    command += [f"--restart-on-exit-codes={_RESTART_STATUS}"]
+    command += [f"--termination-grace-period-seconds={_GRACE_SECONDS}", *_cluster_options(args)]
     return [*command, f"--command={' && '.join(parts)}"]
+
+
+def _cluster_options(args: argparse.Namespace) -> list[str]:
+    values = {name: getattr(args, name) for name in ("zone", "project")}
+    return [f"--{name}={value}" for name, value in values.items() if value]
 
 
 def free_port() -> int:
@@ -171,11 +218,12 @@ def free_port() -> int:
 
 
 def run_together(
-    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]
+    commands: Commands, environments: Sequence[Mapping[str, str]], output: IO[bytes] | None = None
 ) -> int:
     """Run commands side by side; when one fails, the others are stopped.
 
-    SIGTERM is passed on, so that a training run saves its state.
+    SIGTERM is passed on, so that a training run saves its state. What they print goes to `output`,
+    if it is given.
 
     Returns:
       0, or the first failure's status.
@@ -193,7 +241,8 @@ def run_together(
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         for command, environment in zip(commands, environments, strict=True):
-            processes.append(subprocess.Popen(command, env={**os.environ, **environment}))
+            variables = {**os.environ, **environment}
+            processes.append(subprocess.Popen(command, env=variables, stdout=output))
             if received:
                 processes[-1].send_signal(received[-1])
         return _wait_for_all(processes)
@@ -235,17 +284,30 @@ def tool(name: str) -> str:
     return path
 
 
-def queued_jobs(name: str) -> str:
-    """The user's SLURM jobs of a name that wait or run, as "ID STATE, ..."; empty if none.
+def queued_jobs(args: argparse.Namespace) -> str:
+    """The jobs of this name that wait or run at a place of `QUEUES`, as "ID STATE, ..."; or empty.
 
     Raises:
-      UserError: SLURM's `squeue` is missing or fails, so a second job could be started.
+      UserError: the cluster's tool is missing or fails, so a second job could be started.
     """
-    command = [tool("squeue"), "--me", "--noheader", f"--name={name}", "--format=%i %T"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if args.where == "slurm":
+        lines = _output("squeue", "--me", "--noheader", f"--name={args.name}", "--format=%i %T")
+        return ", ".join(lines)
+    found = []
+    for state in ("QUEUED", "RUNNING"):
+        options = [f"--cluster={args.cluster}", *_cluster_options(args)]
+        options += [f"--filter-by-status={state}", f"--filter-by-job={args.name}"]
+        # A table, between lines of xpk's own that begin with its name in brackets.
+        rows = [re.split(r"[^\w-]+", line) for line in _output("xpk", "workload", "list", *options)]
+        found += [f"{args.name} {state}" for row in rows if args.name in row and "XPK" not in row]
+    return ", ".join(found)
+
+
+def _output(name: str, *words: str) -> list[str]:
+    done = subprocess.run([tool(name), *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"squeue: failed with status {done.returncode}: {done.stderr.strip()}")
-    return ", ".join(done.stdout.split("\n")).strip(", ")
+        raise UserError(f"{name}: failed with status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout.splitlines()
 
 
 def shown(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]) -> str:
@@ -257,38 +319,53 @@ def shown(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str,
     return "\n".join(lines) + "\n"
 
 
-def start(args: argparse.Namespace, words: Sequence[str]) -> int:
-    """Print or start a command.
+def start(args: argparse.Namespace, commands: Commands, output: Path | None = None) -> int:
+    """Print or start commands, one after the other as long as none fails.
 
     Args:
       args: of `parser()`, the words before the two dashes.
-      words: those after them.
+      commands: each as the words after them; at a place of `QUEUES` they are one job.
+      output: file for what the last one prints; all hosts must see it.
 
     Returns:
-      The exit status, where the command ends here; else that of the submission.
+      The exit status, where the commands end here; else that of the submission.
     """
-    words = with_subcommand(words)
-    check_words(args, words)
+    commands = [with_subcommand(words) for words in commands]
+    for words in commands:
+        check_words(args, words)
     if args.where == "slurm":
-        script = slurm_script(args, words)
+        script = slurm_script(args, commands, output)
         if args.dry_run:
             print(script, end="")
             return 0
         return subprocess.run([tool("sbatch")], input=script, text=True, check=False).returncode
-    makers: dict[str, Callable[[], list[list[str]]]] = {
-        "local": lambda: [[*PROGRAM, *words]],
-        "processes": lambda: process_commands(args, words),
-        "tpu": lambda: [tpu_command(args, words)],
-        "xpk": lambda: [xpk_command(args, words)],
+    if args.where == "xpk":
+        return _start_here(args, [xpk_command(args, commands, output)], None)
+    makers: dict[str, Callable[[Sequence[str]], list[list[str]]]] = {
+        "local": lambda words: [[*PROGRAM, *words]],
+        "processes": lambda words: process_commands(args, words),
+        "tpu": lambda words: [tpu_command(args, words)],
     }
-    commands = makers[args.where]()
+    status = 0
+    for number, words in enumerate(commands, 1):
+        last = number == len(commands)
+        status = status or _start_here(args, makers[args.where](words), output if last else None)
+    return status
+
+
+def _start_here(args: argparse.Namespace, together: Commands, output: Path | None) -> int:
+    """Print processes of this machine, or run them and wait for them."""
     environments = process_environments(args) if args.where == "processes" else [{}]
     if args.dry_run:
-        print(shown(commands, environments), end="")
+        print(shown(together, environments), end="")
         return 0
     if args.where in ("tpu", "xpk"):
-        tool(commands[0][0])
-    return run_together(commands, environments)
+        tool(together[0][0])
+    if output is None:
+        return run_together(together, environments)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("wb") as file:
+        return run_together(together, environments, file)
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -347,6 +424,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--tpu-type", required=True, metavar="TYPE", help="as v5litepod-16")
     sub.add_argument("--num-slices", type=at_least(1), default=1)
     sub.add_argument("--docker-image", required=True, metavar="IMAGE", help="with this package")
+    restarts = "after a host failed; the run resumes"
+    sub.add_argument("--max-restarts", type=at_least(0), default=10, help=restarts)
     sub.add_argument("--zone")
     sub.add_argument("--project")
     return top
@@ -364,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, after = split(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(before)
     try:
-        return start(args, after)
+        return start(args, [after])
     except UserError as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 1

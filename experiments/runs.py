@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch import PROGRAM
 from paper import Row, Table, Training
 
 from squeezetime_jax.files import write_whole
@@ -138,12 +137,16 @@ class Run:
         start = folder / self.start.name if isinstance(self.start, Run) else self.start
         return [*words, f"--from={start}"]
 
-    def eval_command(self, folder: Path) -> list[str]:
-        """The command that evaluates the trained network."""
+    def evaluation_file(self, folder: Path) -> Path:
+        """What `squeezetime eval` printed, where the run was trained."""
+        return folder / self.name / "evaluation.json"
+
+    def eval_arguments(self, folder: Path) -> list[str]:
+        """The words of `squeezetime eval` on the trained network."""
         checkpoint = self.weights or str(folder / self.name)
         words = [*self.config_arguments(), f"--checkpoint={checkpoint}", "--json"]
         views = [f"--views={self.training.views}"] if self.training.views else []
-        return [*PROGRAM, "eval", *words, *views]
+        return ["eval", *words, *views]
 
     def experiment(self) -> Any:
         """The config with its fields."""

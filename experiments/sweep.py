@@ -1,8 +1,9 @@
 """Does the runs of a sweep, each once.
 
-A run is trained by `launch.py` and then evaluated by `squeezetime eval`; its result is one JSON
-file, written whole. What has a result is not run again, and what was interrupted resumes, because
-the training command does. Two sweeps on one folder share its runs.
+A run is trained and then evaluated by `launch.py`, at the same place; its result is one JSON file,
+written whole. What has a result is not run again, and what was interrupted resumes, because the
+training command does. Two sweeps on one folder share its runs, and a job that waits or runs on a
+cluster is not submitted again.
 """
 
 import argparse
@@ -44,10 +45,8 @@ def print_plan(runs: Sequence[Run], folder: Path, place: str) -> None:
         hours, gigabytes = hours + run.hours(), gigabytes + run.gigabytes()
         cost = f"{_amount(run.hours())} device-hours, {_amount(run.gigabytes())} GB"
         print(f"# {number}/{len(todo)} {run.name}: {cost}", flush=True)
-        if not run.weights:
-            launch.start(_launcher(run, folder, place, "--dry-run"), run.train_arguments(folder))
-        if run.training.evaluated:
-            print(shlex.join(run.eval_command(folder)))
+        args = _launcher(run, folder, place, "--dry-run")
+        launch.start(args, _commands(run, folder), _output(run, folder))
     print(
         f"# together about {_amount(hours)} device-hours (an estimate from multiply-adds),"
         f" {_amount(gigabytes)} GB of checkpoints; {len(every) - len(todo)} of {len(every)} runs"
@@ -97,40 +96,75 @@ def _do(run: Run, folder: Path, place: str) -> str:
     missing = [each.name for each in run.before() if not each.is_done(folder)]
     if missing:
         return f"not run, because {missing[-1]} is not done"
+    args = _launcher(run, folder, place)
     begin = time.monotonic()
-    if not run.weights:
-        status = _train(run, folder, _launcher(run, folder, place))
-        if status:
+    if args.where in launch.QUEUES:
+        scores = _scores(run, folder)
+        if scores is None:
+            return _submit(run, folder, args)
+        cost = {}  # the job knows
+    else:
+        run.evaluation_file(folder).unlink(missing_ok=True)
+        if not run.weights and (status := launch.start(args, [run.train_arguments(folder)])):
             return _failed(run, folder, "training", status)
-        if not report.is_finished(folder / run.name):
-            return "submitted, and has not ended; run the same command again when it has"
-    scores: dict[str, Any] = {}
-    if run.training.evaluated:
-        done = subprocess.run(run.eval_command(folder), stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            return _failed(run, folder, "evaluation", done.returncode)
-        scores = json.loads(done.stdout.splitlines()[-1])
-    _write(run, folder, {"scores": scores, "seconds": round(time.monotonic() - begin, 1)})
+        if run.training.evaluated:
+            words, output = run.eval_arguments(folder), run.evaluation_file(folder)
+            if status := launch.start(args, [words], output):
+                return _failed(run, folder, "evaluation", status)
+        scores = _scores(run, folder)
+        if scores is None:
+            _write(run, folder, {"failed": "the evaluation printed no scores"})
+            return "the evaluation printed no scores"
+        cost = {"seconds": round(time.monotonic() - begin, 1)}
+    _write(run, folder, {"scores": scores, **cost})
     return ""
 
 
-def _train(run: Run, folder: Path, args: argparse.Namespace) -> int:
-    """Start the training; a job that ended, waits or runs is not submitted again."""
-    if args.where in launch.QUEUES and report.is_finished(folder / run.name):
-        return 0
-    if args.where == "slurm" and (jobs := launch.queued_jobs(args.name)):
-        print(f"{run.name}: SLURM has it as {jobs}", flush=True)
-        return 0
-    return launch.start(args, run.train_arguments(folder))
+def _commands(run: Run, folder: Path) -> list[list[str]]:
+    """The training, if any, and the evaluation, if any."""
+    words = [] if run.weights else [run.train_arguments(folder)]
+    return [*words, run.eval_arguments(folder)] if run.training.evaluated else words
+
+
+def _output(run: Run, folder: Path) -> Path | None:
+    return run.evaluation_file(folder) if run.training.evaluated else None
+
+
+def _scores(run: Run, folder: Path) -> dict[str, Any] | None:
+    """The scores of a run that has ended; None before."""
+    if not run.weights and not report.is_finished(folder / run.name):
+        return None
+    if not run.training.evaluated:
+        return {}
+    try:
+        return json.loads(run.evaluation_file(folder).read_text().splitlines()[-1])
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+
+
+def _submit(run: Run, folder: Path, args: argparse.Namespace) -> str:
+    """Submit training and evaluation as one job, unless one waits or runs already."""
+    if jobs := launch.queued_jobs(args):
+        print(f"{run.name}: in the queue as {jobs}", flush=True)
+    else:
+        output = _output(run, folder)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.unlink(missing_ok=True)
+        if status := launch.start(args, _commands(run, folder), output):
+            return _failed(run, folder, "submission", status)
+    return "submitted, and has not ended; run the same command again when it has"
 
 
 def _launcher(run: Run, folder: Path, place: str, *options: str) -> argparse.Namespace:
-    """The launcher's arguments for a run; on SLURM its jobs have a name that no other run has."""
+    """The launcher's arguments for a run; a queue has its jobs under a name of their own."""
     args = launch.parser().parse_args([*shlex.split(place), *options])
+    unique = hashlib.sha256(str((folder / run.name).absolute()).encode()).hexdigest()[:8]
     if args.where == "slurm":
-        unique = hashlib.sha256(str((folder / run.name).absolute()).encode()).hexdigest()[:8]
         words = [args.name, re.sub(r"[^\w.=-]+", "-", run.name), unique]
         args.name = "-".join(filter(None, words))
+    if args.where == "xpk":  # names on Kubernetes are short
+        args.name = f"{args.name}-{unique}"
     return args
 
 

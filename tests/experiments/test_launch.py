@@ -117,6 +117,25 @@ def test_the_slurm_script_runs_and_resumes_after_a_warning(
         assert (tmp_path / "scontrol.arguments").read_text().split() == ["requeue", "77"]
 
 
+def test_a_job_of_two_commands_stops_after_the_first_that_fails(tmp_path: Path) -> None:
+    """With a stand-in for `srun`, which fails where there is a file of that name."""
+    program = tmp_path / "srun"
+    program.write_text(
+        f"#!/bin/bash\n[[ $* == *' eval '* ]] && echo scores && exit 0\n[ ! -e {tmp_path}/fail ]\n"
+    )
+    program.chmod(0o755)
+    args = launch.parser().parse_args(["slurm"])
+    words = ["eval", "--config=k400", "--checkpoint=runs/a"]
+    output = tmp_path / "it's.json"
+    script = launch.slurm_script(args, [["train", *TRAIN], words], output)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert subprocess.run(["bash"], input=script, text=True, env=environment).returncode == 0
+    assert output.read_text() == "scores\n"
+    (tmp_path / "fail").touch()
+    assert subprocess.run(["bash"], input=script, text=True, env=environment).returncode == 1
+    assert output.read_text() == "scores\n"
+
+
 def test_a_setup_line_that_fails_ends_the_slurm_script(printed) -> None:
     script = printed("slurm --setup 'cd /no/such/folder'")
     done = subprocess.run(["bash"], input=script, text=True, capture_output=True, check=False)
@@ -129,11 +148,41 @@ def test_a_tpu_slice_gets_the_command_on_every_host(printed) -> None:
     words = shlex.split(printed(where))
     assert words[:-1] == [
         *("gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod"),
-        *("--zone=us-central2-b", "--project=mine", "--worker=all"),
+        *("--zone=us-central2-b", "--project=mine", "--quiet"),
+        *("--ssh-flag=-oConnectTimeout=30", "--ssh-flag=-oServerAliveInterval=30"),
+        *("--ssh-flag=-oServerAliveCountMax=4", "--worker=all"),
     ]
     remote = words[-1].removeprefix("--command=")
-    assert remote.startswith("cd st && . v/bin/activate && python3 -m squeezetime_jax train ")
-    assert shlex.split(remote)[-len(TRAIN) - 1 :] == [*TRAIN, "--distributed"]
+    assert remote.startswith("cd st && . v/bin/activate && flock ")
+    command, _, _ = remote.partition(" || ")
+    expected = ["python3", "-m", "squeezetime_jax", "train", *TRAIN, "--distributed"]
+    assert shlex.split(command)[-len(expected) :] == expected
+
+
+def test_a_host_of_a_tpu_slice_runs_one_command_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is run over ssh, on this machine, with a stand-in for Python."""
+    monkeypatch.setattr(launch, "_LOCK", str(tmp_path / "lock"))
+    program = tmp_path / "python3"
+    program.write_text(f"#!/bin/bash\ntouch {tmp_path}/ready\nread line\nexit 3\n")
+    program.chmod(0o755)
+    args = launch.parser().parse_args(["tpu", "pod", "--zone", "z"])
+    remote = launch.tpu_command(args, ["train", *TRAIN])[-1].removeprefix("--command=")
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    first = subprocess.Popen(["bash", "-c", remote], env=environment, stdin=subprocess.PIPE)
+    try:
+        while not (tmp_path / "ready").exists():
+            assert first.poll() is None
+        second = subprocess.run(
+            ["bash", "-c", remote], env=environment, capture_output=True, text=True, timeout=20
+        )
+        assert second.returncode == 75
+        assert second.stderr == "pod: an earlier command still runs on this host\n"
+        first.communicate(b"end\n", timeout=20)
+        assert first.returncode == 3
+    finally:
+        first.kill()
 
 
 def test_a_gke_workload_is_created_by_xpk(printed) -> None:
@@ -142,6 +191,8 @@ def test_a_gke_workload_is_created_by_xpk(printed) -> None:
     assert words[:-1] == [
         *("xpk", "workload", "create", "--workload=mine", "--cluster=c"),
         *("--tpu-type=v5litepod-16", "--num-slices=2", "--docker-image=image:1"),
+        *("--max-restarts=10", "--restart-on-exit-codes=1"),
+        "--termination-grace-period-seconds=120",
     ]
     inside = shlex.split(words[-1].removeprefix("--command="))
     assert inside == ["python", "-m", "squeezetime_jax", "train", *TRAIN, "--distributed"]
@@ -188,12 +239,34 @@ def test_jobs_of_a_name_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def queued(name: str) -> str:
+        return launch.queued_jobs(launch.parser().parse_args(["slurm", "--name", name]))
+
     (tmp_path / "jobs").write_text("")
-    assert launch.queued_jobs("mine") == ""
+    assert queued("mine") == ""
     (tmp_path / "jobs").write_text("77 PENDING\n78 RUNNING\n")
-    assert launch.queued_jobs("mine") == "77 PENDING, 78 RUNNING"
+    assert queued("mine") == "77 PENDING, 78 RUNNING"
     with pytest.raises(UserError, match="squeue: failed with status 2"):
-        launch.queued_jobs("another")
+        queued("another")
+
+
+def test_workloads_of_a_name_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    xpk = tmp_path / "xpk"
+    xpk.write_text(
+        '#!/bin/bash\n[[ "$*" == "workload list --cluster=c --zone=z"* ]] || exit 2\n'
+        'echo "[XPK] Listing jobs with filter-by-job=mine"\n'
+        'echo "Jobset Name   Created Time   Status"\n'
+        '[[ "$*" == *=RUNNING* ]] && echo "mine   2026-01-01T00:00:00Z   Admitted"\n'
+        'echo "mine-2   2026-01-01T00:00:00Z   Admitted"\n'
+    )
+    xpk.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = ["--cluster", "c", "--zone", "z", "--tpu-type", "t", "--docker-image", "i"]
+    args = launch.parser().parse_args(["xpk", "mine", *words])
+    assert launch.queued_jobs(args) == "mine RUNNING"
+    args.name = "another"
+    assert launch.queued_jobs(args) == ""
 
 
 def test_a_failure_stops_the_others() -> None:

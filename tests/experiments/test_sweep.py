@@ -30,7 +30,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.touch()
     monkeypatch.setenv("FAKE_LOG", str(path))
     monkeypatch.setattr(launch, "PROGRAM", launch.PROGRAM.copy())
-    for module in ("launch", "runs", "speeds"):
+    for module in ("launch", "speeds"):
         monkeypatch.setattr(f"{module}.PROGRAM", FAKE)
     return path
 
@@ -224,18 +224,24 @@ def test_a_job_that_waits_or_runs_on_slurm_is_not_submitted_again(
     (tmp_path / "name").write_text(name)
     jobs.write_text("77 RUNNING\n")
     assert do() == [f"{run.name}: {ended}"]
-    assert "SLURM has it as 77 RUNNING" in capfd.readouterr().out
+    assert "in the queue as 77 RUNNING" in capfd.readouterr().out
     assert submitted.read_text().count("--job-name") == 1
     jobs.write_text("")  # it was cancelled
     assert do() == [f"{run.name}: {ended}"]
     assert submitted.read_text().count("--job-name") == 2
-    (folder / run.name).mkdir(parents=True)
-    (folder / run.name / "curves.png").touch()  # it has ended
+    (folder / run.name / "curves.png").touch()  # the training has ended, the evaluation failed
+    assert do() == [f"{run.name}: {ended}"]
+    assert submitted.read_text().count("--job-name") == 3
+    run.evaluation_file(folder).write_text('{"top1": 0.5}\n')  # the job has written it
     assert do() == []
-    assert submitted.read_text().count("--job-name") == 2
-    assert log.read_text().splitlines() == [
-        "eval branches=ioi,temporal_focus=False/seed0",
-    ]
+    assert submitted.read_text().count("--job-name") == 3
+    result = run.result(folder)
+    assert result is not None
+    assert result["scores"] == {"top1": 0.5}
+    # Training and evaluation are one job, and nothing ran here.
+    script = submitted.read_text()
+    assert script.count(" train --config") == script.count(" eval --config") == 3
+    assert log.read_text() == ""
 
 
 TINY = [
