@@ -75,16 +75,13 @@ def _convert(args: argparse.Namespace) -> None:
     print(f"wrote {args.target}")
 
 
-_LISTED = arg("videos VIDEOS", "list of `path label`, or a folder of class folders")
-
-
 @subcommand(
     "Store labelled videos as shards, which load faster.",
     "squeezetime prepare train.txt --root videos/ --out shards/",
-    _LISTED,
+    arg("videos VIDEOS", "a list, a folder of class folders, or shards"),
     _ROOT,
     arg("--out FOLDER", "folder of the shards", required=True),
-    arg("--split NAME", "name of the split; default: the list's, without .txt"),
+    arg("--split NAME", "name of the split; default: the list's, without its ending"),
     arg("--labels FILE", "class names, one a line in the order of the labels"),
     arg("--form", "encoding", choices=("video", "jpeg"), default="video"),
     arg("--short-side PIXELS", "shorter side of the stored frames", type=_POSITIVE, default=256),
@@ -95,17 +92,16 @@ def _prepare(args: argparse.Namespace) -> int:
     from squeezetime_jax.data import prepare, sources, workers
     from squeezetime_jax.data.packets import MAX_PIXELS
 
-    source = sources.open_files(args.videos, root=args.root, label_map=args.labels)
+    place = {"root": args.root, "split": args.split, "label_map": args.labels}
+    source = sources.open_source(args.videos, **place)
     if source.class_names and (names := prepare.classes_of(Path(args.out))):
         source = sources.match(source, names, place=args.videos, owner=f"the shards in {args.out}")
-    job = prepare.Job(
-        videos=source.videos,
-        root=source.root,
+    job = prepare.Job.of(
+        source,
         out=Path(args.out),
-        split=args.split or Path(args.videos).resolve().stem,
+        split=(args.split or Path(args.videos).resolve().stem).split("[")[0],
         form=args.form,
         short_side=args.short_side,
-        class_names=source.class_names,
         max_pixels=args.max_pixels or MAX_PIXELS,
     )
     with workers.progress_bar("preparing", len(source)) as progress:

@@ -24,7 +24,7 @@ from typing import Any
 
 from squeezetime_jax.data import records, workers
 from squeezetime_jax.data.packets import MAX_PIXELS
-from squeezetime_jax.data.sources import Source
+from squeezetime_jax.data.sources import FileSource, Source
 from squeezetime_jax.data.video import FrameSequence, Video
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.files import whole, write_whole
@@ -85,7 +85,8 @@ def _describe(video: Video | FrameSequence) -> Iterator[str]:
             yield f"truncated: {video.missing}"
         height, width = video.info.height, video.info.width
     else:
-        height, width = video.frames(range(video.num_frames)).shape[1:3]
+        for number in range(video.num_frames):  # one at a time, for the memory
+            height, width = video.frames([number]).shape[1:3]
     if video.num_frames < MIN_FRAMES:
         frames = "1 frame" if video.num_frames == 1 else f"{video.num_frames} frames"
         yield f"only {frames}; a clip has {MIN_FRAMES}"
@@ -107,6 +108,7 @@ class Job:
       class_names: in the order of the labels; empty where unknown.
       shard_size: videos per shard, and so the most that a killed run does again.
       max_pixels: the largest accepted frame of a video, width times height.
+      source: what holds the videos if they are not files below the root.
     """
 
     videos: Sequence[Labelled]
@@ -118,12 +120,23 @@ class Job:
     class_names: Sequence[str] = ()
     shard_size: int = 64
     max_pixels: int = MAX_PIXELS
+    source: Source | None = None
 
-    def encode(self, listed: Labelled) -> records.StoredVideo:
-        """What is stored of a video."""
-        name, _ = listed
-        path, size = self.root / name, self.short_side
-        return records.encode(path, self.form, size, name, max_pixels=self.max_pixels)
+    @classmethod
+    def of(cls, source: Source, **fields: Any) -> "Job":
+        """The job of all videos of a source."""
+        fields["class_names"] = source.class_names
+        if isinstance(source, FileSource):
+            return cls(source.videos, source.root, **fields)
+        found = map(source.__getitem__, range(len(source)))
+        return cls([(each.name, each.label) for each in found], Path(), source=source, **fields)
+
+    def encode(self, number: int) -> records.StoredVideo:
+        """What is stored of a video, given its place in the list."""
+        name, _ = self.videos[number]
+        video = self.source[number].video if self.source else self.root / name
+        size = self.short_side
+        return records.encode(video, self.form, size, name, max_pixels=self.max_pixels)
 
     @property
     def num_shards(self) -> int:
@@ -137,9 +150,9 @@ class Job:
             f"-{number:05d}-of-{self.num_shards:05d}"
         )
 
-    def part(self, number: int) -> Sequence[Labelled]:
-        """The videos of a shard."""
-        return self.videos[number * self.shard_size : (number + 1) * self.shard_size]
+    def part(self, number: int) -> Sequence[int]:
+        """The places in the list of the videos of a shard."""
+        return range(len(self.videos))[number * self.shard_size : (number + 1) * self.shard_size]
 
     @property
     def classes(self) -> Sequence[str] | int:
@@ -227,13 +240,14 @@ def _prepare(
     _claim(job)
     missing = [number for number in range(job.num_shards) if not job.shard(number).exists()]
     progress(len(job.videos) - sum(len(job.part(number)) for number in missing))
-    encoded = workers.each(
-        encode or job.encode,
-        (video for number in missing for video in job.part(number)),
+    outcomes = workers.each(
+        functools.partial(_encode_listed, job, encode) if encode else job.encode,
+        (place for number in missing for place in job.part(number)),
         processes,
-        name=lambda video: video[0],
-        seconds=lambda video: _seconds(job.root / video[0]),
+        name=lambda place: job.videos[place][0],
+        seconds=lambda place: _seconds(job.root / job.videos[place][0]),
     )
+    encoded = ((job.videos[place], stored) for place, stored in outcomes)
     for number in missing:
         _write_shard(job, number, encoded, progress)
     report = _report(job)
@@ -244,6 +258,12 @@ def _prepare(
         raise UserError(f"none of the {len(job.videos)} videos can be read; {name}: {reason}")
     _describe_data_set(job)
     return report
+
+
+def _encode_listed(
+    job: Job, encode: Callable[[Labelled], records.StoredVideo], place: int
+) -> records.StoredVideo:
+    return encode(job.videos[place])
 
 
 def _seconds(video: Path | records.StoredVideo) -> float:

@@ -13,8 +13,10 @@ the first: by the mp4's time stamps, or a comment in each JPEG (`jpeg.with_time`
 """
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -22,7 +24,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from squeezetime_jax.data import jpeg, packets, transforms
+from squeezetime_jax.data import jpeg, packets, raw_frames, transforms
 from squeezetime_jax.data.video import FrameSequence, Source, TimedFrame, Video, timed_stream
 
 FORMS = ("video", "jpeg")
@@ -77,7 +79,7 @@ def open_record(stored: StoredVideo, name: str) -> Video | FrameSequence:
 
 
 def encode(
-    source: Source,
+    source: Source | Sequence[bytes],
     form: str = "video",
     short_side: int = 256,
     name: str | None = None,
@@ -87,7 +89,8 @@ def encode(
     """A video in a storage form.
 
     Args:
-      source: a path or a file's bytes.
+      source: a path (of a file, or of a folder of numbered pictures), a file's bytes, or the JPEG
+        bytes of the frames.
       form: one of `FORMS`.
       short_side: of the stored frames; smaller videos keep their size.
       name: name of the source in errors; by default its path.
@@ -98,11 +101,26 @@ def encode(
     """
     frames = (
         (seconds, transforms.resize_short_side(frame, min(short_side, *frame.shape[:2])))
-        for seconds, frame in timed_stream(source, name, max_pixels=max_pixels)
+        for seconds, frame in _frames(source, name, max_pixels)
     )
     if form == "video":
         return _encode_h264(frames)
     return [jpeg.with_time(encode_jpeg(frame), seconds) for seconds, frame in frames]
+
+
+def _frames(
+    source: Source | Sequence[bytes], name: str | None, max_pixels: int
+) -> Iterator[TimedFrame]:
+    """All frames of a video of any kind, with their times."""
+    if isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        pictures = raw_frames.open_frames(Path(source), name or os.fspath(source))
+    elif isinstance(source, str | bytes | os.PathLike):
+        yield from timed_stream(source, name, max_pixels=max_pixels)
+        return
+    else:
+        pictures = FrameSequence(source, name or "<frames>")
+    for number, seconds in enumerate(pictures.times):
+        yield float(seconds), pictures.frames([number])[0]
 
 
 def num_bytes(stored: StoredVideo) -> int:

@@ -300,34 +300,6 @@ def _videos_below(folder: Path) -> Iterator[str]:
             yield below.as_posix()
 
 
-def open_files(
-    location: PathLike, *, root: PathLike | None = None, label_map: PathLike | None = None
-) -> FileSource:
-    """Open labelled video files: an annotation list, or a folder of class folders.
-
-    Args:
-      location: the list or the folder.
-      root: of a list's paths; by default the list's own folder.
-      label_map: a file with a class name per line.
-
-    Raises:
-      UserError: there is neither at the location, or it is invalid.
-    """
-    location = Path(location)
-    if location.is_file():
-        return annotation_list(location, root or location.parent, label_map)
-    if (location / _TFDS_FILE).exists():
-        raise UserError(
-            f"{location}: contains shards; expected an annotation list or a folder of class folders"
-        )
-    if location.is_dir():
-        return folder_per_class(location, label_map)
-    raise UserError(
-        f"{location}: not found; expected an annotation list, a folder of class folders, or shards"
-        " that `squeezetime prepare` wrote"
-    )
-
-
 def open_source(
     location: PathLike,
     *,
@@ -347,8 +319,16 @@ def open_source(
     Raises:
       UserError: there is no source at the location, or it is invalid.
     """
-    if not (Path(location) / _TFDS_FILE).exists():
-        return open_files(location, root=root, label_map=label_map)
+    location = Path(location)
+    if location.is_file():
+        return annotation_list(location, root or location.parent, label_map)
+    if not location.is_dir():
+        raise UserError(
+            f"{location}: not found; expected an annotation list, a folder of class folders, or"
+            " shards that `squeezetime prepare` wrote"
+        )
+    if not (location / _TFDS_FILE).exists():
+        return folder_per_class(location, label_map)
     if split is None:
         raise UserError(f"{location}: a data set with splits; choose one, such as `train`")
     return _numbered(ShardSource(location, split), location, label_map)

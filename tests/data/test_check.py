@@ -111,5 +111,13 @@ def test_the_command_takes_class_folders_and_shards(root, tmp_path, capsys):
         assert sources.open_source(out, split="train").class_names == ("good", "tiny")
         assert cli.main(["check", out, "--split", "train"]) == 1
         assert capsys.readouterr().out.splitlines() == expected
-    assert cli.main(["prepare", out, "--out", str(tmp_path / "again")]) == 1
-    assert "contains shards; expected an annotation list" in capsys.readouterr().err
+    # From one set of shards to another, smaller one.
+    again = str(tmp_path / "again")
+    words = ["prepare", out, "--split", "train", "--out", again, "--short-side", "48"]
+    assert cli.main([*words, "--form", "jpeg"]) == 0
+    small = sources.open_source(again, split="train")
+    assert [(small[k].name, small[k].label) for k in range(2)] == [
+        ("good/good.mp4", 0), ("tiny/tiny.mp4", 1),
+    ]  # fmt: skip
+    with small[0].open() as video:
+        assert video.frames([59]).shape == (1, 48, 58, 3)

@@ -187,6 +187,22 @@ def test_splits_share_a_folder_and_its_classes(job):
 
 
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("form", records.FORMS)
+def test_folders_of_numbered_pictures_are_prepared(job, tmp_path, form):
+    (tmp_path / "frames" / "34870").mkdir(parents=True)
+    for number in range(20):
+        frame = np.full((48, 64, 3), 10 * number, np.uint8)
+        file = tmp_path / "frames" / "34870" / f"{number + 1:05d}.jpg"
+        file.write_bytes(records.encode_jpeg(frame))
+    listed = {"videos": [("34870", 0)], "root": tmp_path / "frames", "form": form}
+    assert prepare.prepare(prepare.dataclasses.replace(job, **listed), 1).num_videos == 1
+    with sources.open_source(job.out, split="train")[0].open() as stored:
+        assert stored.num_frames == 20
+        brightness = stored.frames(range(20)).mean(axis=(1, 2, 3))
+    assert np.abs(brightness - 10 * np.arange(20)).max() < 6
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_splits_of_other_sizes_and_classes_do_not_share_a_folder(job):
     prepare.prepare(prepare.dataclasses.replace(job, class_names=("walk", "run")), 1)
     val = prepare.dataclasses.replace(job, split="val")
