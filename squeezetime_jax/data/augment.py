@@ -114,6 +114,7 @@ def augment(
     augmentation: Augmentation,
     dtype: jnp.dtype | type = jnp.float32,
     *,
+    rows: Int[Array, "n"] | None = None,
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> tuple[Float[Array, "n t h w 3"], Int[Array, "n"]]:
@@ -121,17 +122,18 @@ def augment(
 
     Args:
       key: the step's key.
-      clips: RGB, 0..255; n is the global batch.
+      clips: RGB, 0..255; the global batch, or some rows of it.
       labels: a class per clip.
       augmentation: what may happen.
       dtype: of the result.
+      rows: numbers of the clips in the global batch; None: they are all of it.
       mean: what the network's input subtracts from each colour.
       std: what it divides each colour by.
 
     Returns:
       Clips ready for the network, and the labels after the flip.
     """
-    draws = draw(key, clips.shape, augmentation)
+    draws = draw(key, clips.shape, augmentation, rows)
     if augmentation.flip_labels is not None:
         labels = jnp.where(draws.flip, jnp.asarray(augmentation.flip_labels)[labels], labels)
     return apply(clips, draws, augmentation, dtype, mean=mean, std=std), labels
@@ -149,9 +151,22 @@ def normalise(
     return ((clips.astype(jnp.float32) - jnp.asarray(mean, jnp.float32)) * scale).astype(dtype)
 
 
-def draw(key: PRNGKeyArray, shape: Sequence[int], augmentation: Augmentation) -> Draws:
-    """Draw what happens to each clip of a global batch of this shape, (n, t, h, w, 3)."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
+def draw(
+    key: PRNGKeyArray,
+    shape: Sequence[int],
+    augmentation: Augmentation,
+    rows: Int[Array, "n"] | None = None,
+) -> Draws:
+    """Draw what happens to each clip.
+
+    Args:
+      key: the step's key.
+      shape: of the clips, (n, t, h, w, 3).
+      augmentation: what may happen.
+      rows: their numbers in the global batch; None: they are all of it.
+    """
+    rows = jnp.arange(shape[0]) if rows is None else rows
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
     height, width = shape[2:4]
     draw_clip = functools.partial(_draw_clip, height=height, width=width, augmentation=augmentation)
     return Draws(**jax.vmap(draw_clip)(keys))

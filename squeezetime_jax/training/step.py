@@ -106,9 +106,8 @@ def train_step(
       `grad_norm` (before clipping).
     """
     key = jax.random.fold_in(key, state.step)
-    prepared = task.prepare(jax.random.fold_in(key, _PREPARE), batch)
     (loss, (metrics, batch_stats)), gradient = _gradient(
-        task, state, prepared, jax.random.fold_in(key, _DROPOUT), recipe.accumulation
+        task, state, batch, key, recipe.accumulation
     )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -131,24 +130,30 @@ def _gradient(
     """Loss, metrics, updated statistics and gradient: means over `count` parts of the batch.
 
     Every part starts from the same statistics and holds whole groups of batch norm, so that the
-    mean over parts equals the result of the batch in one piece.
+    mean over parts equals the result of the batch in one piece. It is prepared when its turn comes:
+    the rest of the batch is held as bytes.
     """
+    prepare_key, dropout_key = (jax.random.fold_in(key, use) for use in (_PREPARE, _DROPOUT))
 
-    def loss(params: Tree, batch: Batch, key: PRNGKeyArray) -> Any:
-        return task.loss(params, state.batch_stats, batch, key)
+    def loss(params: Tree, batch: Batch, rows: Array, key: PRNGKeyArray) -> Any:
+        prepared = task.prepare(prepare_key, batch, rows)
+        return task.loss(params, state.batch_stats, prepared, key)
 
     part = jax.value_and_grad(loss, has_aux=True)
+    size = jax.tree.leaves(batch)[0].shape[0]
+    rows = jnp.arange(size)
     if count == 1:
-        return part(state.params, batch, key)
+        return part(state.params, batch, rows, dropout_key)
 
-    def add(total: Tree, inputs: tuple[Array, Batch]) -> tuple[Tree, None]:
-        index, arrays = inputs
-        result = part(state.params, arrays, jax.random.fold_in(key, index))
+    def add(total: Tree, inputs: tuple[Array, tuple[Batch, Array]]) -> tuple[Tree, None]:
+        index, (arrays, rows) = inputs
+        result = part(state.params, arrays, rows, jax.random.fold_in(dropout_key, index))
         return jax.tree.map(lambda a, b: a + b / count, total, result), None
 
-    size = jax.tree.leaves(batch)[0].shape[0]
-    parts = jax.tree.map(lambda x: _deal(x, count, task.bn_group_size or size // count), batch)
-    shapes = jax.eval_shape(part, state.params, jax.tree.map(lambda x: x[0], parts), key)
+    group = task.bn_group_size or size // count
+    parts = jax.tree.map(lambda x: _deal(x, count, group), (batch, rows))
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(part, state.params, *first, dropout_key)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add, zero, (jnp.arange(count), parts))
     return total

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from squeezetime_jax.checkpoint.store import Meta
@@ -191,12 +191,14 @@ class Task(ABC):
         """Shapes and types of a batch of all hosts; the devices share the first axis of each."""
 
     @abstractmethod
-    def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:
+    def prepare(self, key: PRNGKeyArray, batch: Batch, rows: Int[Array, "n"]) -> Batch:
         """Normalise and augment a batch on the devices.
 
         Args:
           key: of this step and for this purpose.
-          batch: as `abstract_batch` says.
+          batch: as `abstract_batch` says; with gradient accumulation, one part of it in whole
+            groups of batch norm.
+          rows: numbers of its clips in the whole batch; what is drawn for a clip follows from it.
 
         Returns:
           What `loss` takes: arrays with the batch as first axis.
@@ -211,8 +213,8 @@ class Task(ABC):
         Args:
           params: weights.
           batch_stats: running statistics before the batch.
-          batch: what `prepare` returned; with gradient accumulation, one part of it in whole groups
-            of batch norm, and the mean over the parts is used.
+          batch: what `prepare` returned; with gradient accumulation the mean over the parts is
+            used.
           key: for dropout.
         """
 

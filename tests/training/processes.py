@@ -11,9 +11,16 @@ PROGRAM = Path(__file__).with_name("tiny.py")
 
 def start(*arguments: object, num_devices: int = 1, **environment: str) -> subprocess.Popen:
     """Start `tiny.py`; its output is a pipe."""
+    return start_program(PROGRAM, *arguments, num_devices=num_devices, **environment)
+
+
+def start_program(
+    program: Path, *arguments: object, num_devices: int = 1, **environment: str
+) -> subprocess.Popen:
+    """Start a program on so many simulated devices; its output is a pipe."""
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), *map(str, arguments)],
+        [sys.executable, str(program), *map(str, arguments)],
         env={**os.environ, **settings, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -34,7 +34,7 @@ def _clips(golden: Path, name: str) -> tuple[dict, np.ndarray, np.ndarray, np.nd
 class AsTheyAre(Recognition):
     """Recognition of clips that come normalised already."""
 
-    def prepare(self, key: jax.Array, batch: Batch) -> Batch:
+    def prepare(self, key: jax.Array, batch: Batch, rows: jax.Array) -> Batch:
         targets = jax.nn.one_hot(batch["labels"], 5, dtype=jnp.float64)
         return {**batch, "clips": batch["clips"].astype(jnp.float64), "targets": targets}
 

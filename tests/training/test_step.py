@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,10 @@ def test_accumulation_over_parts_is_the_whole_batch(float64: None) -> None:
         "model__dropout": 0.0,
         "optimizer__label_smoothing": 0.1,
         "optimizer__ema": 0.5,
+        "optimizer__mixup": 0.5,
+        "augmentation__flip": 0.5,
+        "augmentation__brightness": 0.5,
+        "augmentation__erase": 0.5,
     }
     whole, parts = (
         trainer(experiment(**changes, optimizer__accumulation=n), devices.data_mesh(1))
@@ -49,6 +55,13 @@ def test_accumulation_over_parts_is_the_whole_batch(float64: None) -> None:
     for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(state.ema["params"]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
     assert jax.tree.structure(state.ema["batch_stats"]) == jax.tree.structure(state.batch_stats)
+
+
+def test_parts_are_prepared_one_after_the_other() -> None:
+    """A whole batch of 512 clips as floats would take 4.9 GB."""
+    program = trainer(experiment(optimizer__accumulation=4), devices.data_mesh(1)).compile_step()
+    clips_as_floats = 4 * math.prod((32, 4, 16, 16, 3))
+    assert program.memory_analysis().temp_size_in_bytes < 0.8 * clips_as_floats
 
 
 def test_a_batch_of_another_shape_is_refused_by_name() -> None:

@@ -124,11 +124,11 @@ class Detection(Task):
             "mask": jax.ShapeDtypeStruct((n, k), jnp.bool_),
         }
 
-    def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:
+    def prepare(self, key: PRNGKeyArray, batch: Batch, rows: Int[Array, "n"]) -> Batch:
         """Normalised, augmented clips, and boxes mirrored with them."""
         augmentation = self.experiment.augmentation
         clips, boxes = batch["clips"], batch["boxes"]
-        draws = augment.draw(key, clips.shape, augmentation)
+        draws = augment.draw(key, clips.shape, augmentation, rows)
         if augmentation.flip:
             flipped = flip_boxes(boxes, clips.shape[3])
             boxes = jnp.where(draws.flip[:, None, None], flipped, boxes)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from squeezetime_jax import hosts
@@ -153,10 +153,10 @@ class Localization(Task):
             "classes": jax.ShapeDtypeStruct((n, count), jnp.int32),
         }
 
-    def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:
+    def prepare(self, key: PRNGKeyArray, batch: Batch, rows: Int[Array, "n"]) -> Batch:
         """Crop and mirror each window as a whole, then normalise."""
         window, data = self.experiment.window, self.experiment.data
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(batch["frames"])))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
         side, margin = window.crop_side, window.stored_side - window.crop_side
 
         def crop(

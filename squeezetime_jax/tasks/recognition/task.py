@@ -14,7 +14,7 @@ import optax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from squeezetime_jax import hosts
@@ -177,7 +177,7 @@ class Recognition(Task):
             "labels": jax.ShapeDtypeStruct((n,), jnp.int32),
         }
 
-    def prepare(self, key: PRNGKeyArray, batch: Batch) -> Batch:
+    def prepare(self, key: PRNGKeyArray, batch: Batch, rows: Int[Array, "n"]) -> Batch:
         """Augmented, normalised `clips`, `labels` (a flip may change them), and soft `targets`."""
         model, recipe = self.experiment.model, self.experiment.optimizer
         expected = registry.entry_of(model).input
@@ -187,6 +187,7 @@ class Recognition(Task):
             batch["labels"],
             augmentation=self.experiment.augmentation,
             dtype=model.param_dtype,
+            rows=rows,
             mean=expected.mean,
             std=expected.std,
         )

@@ -334,7 +334,8 @@ def prepared_batch(size: int = 3, **changes: object) -> tuple[dict, dict]:
     arrays = batch(0, size)
     arrays["frames"][:, 10:] = 0
     arrays["num_frames"][:] = 10
-    return arrays, small.prepare(jax.random.key(1), {k: jnp.asarray(v) for k, v in arrays.items()})
+    on_device = {k: jnp.asarray(v) for k, v in arrays.items()}
+    return arrays, small.prepare(jax.random.key(1), on_device, jnp.arange(size))
 
 
 def test_a_window_is_cropped_and_mirrored_as_a_whole() -> None:

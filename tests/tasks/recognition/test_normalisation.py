@@ -25,6 +25,6 @@ def test_training_clips_have_the_networks_mean_and_deviation(
     task = Recognition(Experiment(model=model, augmentation=NONE), tmp_path)
     clips = np.random.default_rng(0).integers(0, 256, (2, 2, 8, 8, 3), np.uint8)
     batch = {"clips": jnp.asarray(clips), "labels": jnp.zeros(2, int)}
-    prepared = task.prepare(jax.random.key(0), batch)["clips"]
+    prepared = task.prepare(jax.random.key(0), batch, jnp.arange(2))["clips"]
     expected = normalise(batch["clips"], mean=mean, std=std)
     np.testing.assert_allclose(prepared, expected, atol=1e-5)
