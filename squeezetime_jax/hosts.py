@@ -119,6 +119,7 @@ def gather(value: Any) -> list[Any]:
     """
     if jax.process_count() == 1:
         return [value]
+    meet("gather")
     content = np.frombuffer(pickle.dumps(value), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(len(content)))
     padded = np.zeros(sizes.max(), np.uint8)
@@ -175,13 +176,24 @@ def first_host_makes(make: Callable[[], object], what: str) -> None:
     """
     if is_main():
         make()
+    meet(what)
+
+
+def meet(what: str) -> None:
+    """Wait for all hosts, however long; every host has to call it.
+
+    It comes before the first collective of a program: collectives on CPUs give up where hosts begin
+    with them more than 30 seconds apart, as after compiling on a busy machine.
+
+    Args:
+      what: why they meet, the same on all hosts.
+    """
     if jax.process_count() > 1:
-        # Without the devices: a collective of theirs may give up after minutes.
-        count = _made[what] = _made.get(what, 0) + 1
-        _client().wait_at_barrier(f"squeezetime/made/{what}/{count}", _DAY)
+        count = _met[what] = _met.get(what, 0) + 1
+        _client().wait_at_barrier(f"squeezetime/{what}/{count}", _DAY)
 
 
-_made: dict[str, int] = {}
+_met: dict[str, int] = {}
 
 
 def check_shared(folder: Path, option: str) -> None:
@@ -254,7 +266,7 @@ def together(
     try:
         yield
         # Nobody leaves before all are done: host 0 takes the others' connection with it.
-        _client().wait_at_barrier("squeezetime/done", _DAY)
+        meet("done")
     except BaseException as error:
         watch.fail(error)
     watch.stop()

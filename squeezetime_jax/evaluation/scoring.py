@@ -228,7 +228,10 @@ def _in_batches(
         pending: Batch | None = None
         for batch in ahead:
             record, mask = batch.pop("video_ids"), batch.pop("mask")
-            answers = gather({**predict(batch), "record": record, "mask": mask})
+            found = predict(batch)
+            if pending is None:
+                hosts.meet("scoring")  # the first batch was compiled for
+            answers = gather({**found, "record": record, "mask": mask})
             parts += _fetch(pending, progress)  # of the batch before, while this one is computed
             pending = answers
         parts += _fetch(pending, progress)

@@ -1,10 +1,15 @@
+import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from processes import finish, free_port, start
 
+from squeezetime_jax.data.batches import endless_batches, local_rows
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.training import devices
 
@@ -112,18 +117,95 @@ def test_groups_that_devices_cannot_share_are_refused() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Host:
+    """The process that looks at devices."""
+
+    index: int
+    platform: str = "tpu"
+
+    def process_index(self) -> int:
+        return self.index
+
+
+@dataclasses.dataclass(frozen=True)
 class Device:
-    """A device of a machine that is not here."""
+    """A device of a machine that is not here, as the process `client` sees it."""
 
     process_index: int
     id: int
+    client: Host = Host(0)
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
 
 
-def test_the_mesh_is_in_order_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a TPU slice, ids run along the wiring, across hosts."""
-    slice_of = [Device(process, id) for process, id in [(1, 2), (0, 4), (1, 6), (0, 0)]]
-    monkeypatch.setattr(jax, "devices", lambda: slice_of)
-    meshes: list = []
-    monkeypatch.setattr(devices, "Mesh", lambda found, axes, **_: meshes.append(list(found)))
-    devices.data_mesh.__wrapped__()  # type: ignore[attr-defined]
-    assert meshes == [[slice_of[3], slice_of[1], slice_of[0], slice_of[2]]]
+# Processes of the devices of a v5e 4x4 in the order of their wiring, as `jax.make_mesh` has them.
+V5E_4X4 = [int(digit) for digit in "0011110233332220"]
+SLICES = [*V5E_4X4, *(4 + process for process in V5E_4X4)]
+
+
+def _mesh(monkeypatch: pytest.MonkeyPatch, processes: Sequence[int], host: int) -> Any:
+    found = [Device(process, number, Host(host)) for number, process in enumerate(processes)]
+    monkeypatch.setattr(jax, "devices", lambda: found)
+    return devices.data_mesh.__wrapped__()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("processes", [V5E_4X4, SLICES], ids=["v5e-4x4", "two slices"])
+def test_rows_of_a_tpu_slice_hold_the_records_of_one_process(
+    processes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, steps, num_records = 2 * len(processes), 3, 5 * len(processes)
+
+    def records(rows: np.ndarray | None) -> np.ndarray:
+        with contextlib.closing(
+            endless_batches(
+                lambda rng, record: {"record": np.array([record, rng.integers(1 << 30)])},
+                num_records,
+                batch_size=size,
+                seed=3,
+                sample_bytes=16,
+                rows=rows,
+            )
+        ) as batches:
+            return np.stack([next(batches)["record"] for _ in range(steps)])
+
+    whole, seen = records(None), []
+    for host in range(max(processes) + 1):
+        split = devices.split_batch(_mesh(monkeypatch, processes, host))
+        rows = local_rows(split, size)
+        assert rows.tolist() == list(range(8 * host, 8 * host + 8))  # 4 devices of 2 rows
+        np.testing.assert_array_equal(records(rows), whole[:, rows])
+        # Each device gets the rows that the batch has at its place.
+        for device, (index, *_) in split.addressable_devices_indices_map((size,)).items():
+            assert device.process_index == host
+            assert set(range(size)[index]) <= set(rows)
+        seen += rows.tolist()
+    assert seen == list(range(size))
+
+
+@pytest.mark.needs("libtpu")
+@pytest.mark.parametrize(("slices", "hosts"), [(1, 4), (2, 8)])
+def test_the_tpu_compilers_own_devices_are_dealt_by_process(
+    slices: int, hosts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jax.experimental import topologies
+
+    for name, value in TPU_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    topology = topologies.get_topology_desc("v5e:4x4", "tpu", num_slices=slices)
+    monkeypatch.setattr(jax, "devices", lambda: topology.devices)
+    split = devices.split_batch(devices.data_mesh.__wrapped__())  # type: ignore[attr-defined]
+    rows: dict[int, set[int]] = {}
+    for device, (index,) in split.devices_indices_map((32 * slices,)).items():
+        rows.setdefault(device.process_index, set()).update(range(32 * slices)[index])
+    assert rows == {host: set(range(8 * host, 8 * host + 8)) for host in range(hosts)}
+    if slices == 1:
+        by_wiring = jax.make_mesh((16,), ("x",), devices=topology.devices).devices.flat
+        assert [device.process_index for device in by_wiring] == V5E_4X4
+
+
+TPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
