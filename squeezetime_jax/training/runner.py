@@ -162,6 +162,7 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
                     before = clock.seconds["compiling"]
                     with clock("compiling"):
                         step = trainer.compile_step()
+                        hosts.meet("compiled")
                     reporter.say(f"compiled in {duration(clock.seconds['compiling'] - before)}")
                     state = fit(
                         state,
@@ -226,7 +227,8 @@ def evaluate(
     if batch_size is not None and test.batch_size is not None:
         test.batch_size = batch_size
     experiment = task.experiment
-    _agree_on_config(experiment, f"evaluation.batch_size = {test.batch_size}")
+    more = f"batch size = {test.batch_size}", f"--skip-unreadable = {skip_unreadable}"
+    _agree_on_config(experiment, *more)
     _agree_on_data(test, "the test data")
     _agree_on_weights(nnx.state(model, nnx.Param), checkpoint)
     incomplete: scoring.UnreadableRecords | None = None
