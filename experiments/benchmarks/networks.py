@@ -30,7 +30,7 @@ from squeezetime_jax.model.fused import ACCELERATOR, CPU, EXPORT, Form, fuse, lo
 from squeezetime_jax.tasks.recognition.experiment import Data, Recognition
 from squeezetime_jax.tasks.recognition.task import Recognition as Task
 from squeezetime_jax.training import devices
-from squeezetime_jax.training.runner import Trainer
+from squeezetime_jax.training.step import Trainer
 
 Call = Callable[[], object]
 EAGER = "PyTorch eager"

@@ -26,6 +26,7 @@ from squeezetime_jax.bench.chips import CHIPS, memory_of
 from squeezetime_jax.data.workers import is_terminal
 from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.training import devices, runner
+from squeezetime_jax.training.step import Trainer
 from squeezetime_jax.training.task import Task
 
 TRAINING = "training step"
@@ -155,13 +156,13 @@ def examine(fields: ConfigDict, row: list[jax.Device]) -> Report:
 
 def _training_step(task: Task, mesh: Mesh) -> Program:
     with _progress(f"tracing the {TRAINING}"):
-        lowered = runner.Trainer(task, mesh, _STEPS_PER_EPOCH).lower_step()
+        lowered = Trainer(task, mesh, _STEPS_PER_EPOCH).lower_step()
     return _compiled(TRAINING, task.experiment.batch_size, lowered, mesh)
 
 
 def _nearest(task: Task, mesh: Mesh, step: Program) -> Program | None:
     """The largest smaller batch that fits: guessed from the memory of one that does not, tried."""
-    state = runner.Trainer(task, mesh, _STEPS_PER_EPOCH).abstract_state()
+    state = Trainer(task, mesh, _STEPS_PER_EPOCH).abstract_state()
     fixed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     limit = memory_of(mesh.devices.flat[0], list(mesh.devices.flat))
     for _ in range(_MAX_TRIES):

@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,26 @@ class UnreadableRecords(UserError):
     def __init__(self, unreadable: Mapping[str, str], scored: Scored | None):
         super().__init__(str(unreadable_error(unreadable)))
         self.scored = scored
+
+
+def check_first(test: TestSet, *, skip_unreadable: bool) -> None:
+    """Read the first record, so that training does not begin with a wrong path to the test data.
+
+    Raises:
+      UserError: it cannot be read, and such records are not to be skipped.
+    """
+    if skip_unreadable or not len(test):
+        return
+    try:
+        sample = test.read(0)
+        for values in sample.values():
+            if isinstance(values, Iterator):  # it reads as it is used
+                next(values, None)
+    except UnreadableRecord as error:
+        raise UserError(
+            f"test data: the first record cannot be read: {error}; correct the path, or set"
+            " evaluation.skip_unreadable"
+        ) from error
 
 
 def score(

@@ -98,7 +98,8 @@ class StopRequest:
         numbers = [signal.SIGINT] if self._agrees else [signal.SIGINT, signal.SIGTERM]
         if threading.current_thread() is not threading.main_thread():
             numbers = []  # only the main thread may have handlers
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:

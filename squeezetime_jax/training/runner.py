@@ -15,7 +15,6 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 import squeezetime_jax
@@ -39,7 +38,6 @@ from squeezetime_jax.training.experiment import (
     to_json,
 )
 from squeezetime_jax.training.loop import Timetable, fit
-from squeezetime_jax.training.recipe import learning_rate_schedule, optimizer
 from squeezetime_jax.training.report import (
     Clock,
     MetricsFile,
@@ -52,12 +50,11 @@ from squeezetime_jax.training.report import (
     environment,
 )
 from squeezetime_jax.training.step import (
+    Trainer,
     TrainState,
     averaged,
-    init_state,
     items_of,
     state_of,
-    train_step,
 )
 from squeezetime_jax.training.task import Batch, Task, TrainingSet, find_task
 
@@ -117,6 +114,7 @@ def run(task: Task, reporter: Reporter | None = None) -> Result:
     _agree_on_data(data, "the training data")
     if test is not None:
         _agree_on_data(test, "the test data")
+        scoring.check_first(test, skip_unreadable=experiment.evaluation.skip_unreadable)
     hosts.check_shared(workdir, "--workdir")
     claim(workdir, experiment)
     trainer = Trainer(task, mesh, steps_per_epoch(data, experiment))
@@ -353,84 +351,6 @@ def training_batches(
 
 def _draw(data: TrainingSet, rng: np.random.Generator, record: int) -> Sample:
     return data.read(record, rng)
-
-
-class Trainer:
-    """The compiled step of a task on a mesh, and the states it works on.
-
-    Args:
-      task: what is trained.
-      mesh: the devices.
-      steps_per_epoch: batches in one pass.
-    """
-
-    def __init__(self, task: Task, mesh: Mesh, steps_per_epoch: int):
-        self.task, self.mesh, self.steps_per_epoch = task, mesh, steps_per_epoch
-        self._experiment = task.experiment
-        recipe = self._experiment.optimizer
-        schedule = learning_rate_schedule(
-            recipe,
-            batch_size=self._experiment.batch_size,
-            epochs=self._experiment.epochs,
-            steps_per_epoch=steps_per_epoch,
-        )
-        self._optimizer = optimizer(recipe, schedule, task.trains)
-        self._step = functools.partial(
-            train_step, task=task, optimizer=self._optimizer, schedule=schedule, recipe=recipe
-        )
-
-    def new_state(self) -> TrainState:
-        """The state before the first step."""
-        state = init_state(*self.task.init(), self._optimizer, self._experiment.optimizer)
-        return hosts.put_everywhere(state, self.mesh)
-
-    def key(self) -> PRNGKeyArray:
-        """The run's key, on every device."""
-        return jax.jit(jax.random.key, out_shardings=devices.replicated(self.mesh))(
-            self._experiment.seed
-        )
-
-    def abstract_state(self) -> TrainState:
-        """The state as shapes with shardings."""
-        shapes = jax.eval_shape(
-            functools.partial(
-                init_state, optimizer=self._optimizer, recipe=self._experiment.optimizer
-            ),
-            *self.task.network.abstract(),
-        )
-        return devices.shapes_everywhere(shapes, self.mesh)
-
-    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """A batch as shapes with shardings."""
-        split = devices.split_batch(self.mesh)
-        return {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split)
-            for name, x in self.task.abstract_batch().items()
-        }
-
-    def compile_step(self) -> jax.stages.Compiled:
-        """The step, compiled ahead of time.
-
-        The program takes these shapes, types and shardings only: with others it raises an error
-        that names the argument, where a jitted function would compile again.
-        """
-        return self.lower_step().compile()
-
-    def lower_step(self) -> jax.stages.Lowered:
-        """The step for the compiler; the mesh may have devices that this machine lacks."""
-        everywhere = devices.replicated(self.mesh)
-        jitted = jax.jit(
-            self._step,
-            in_shardings=(everywhere, devices.split_batch(self.mesh), everywhere),
-            out_shardings=(everywhere, everywhere),
-            donate_argnums=0,
-        )
-        key = jax.eval_shape(jax.random.key, self._experiment.seed)
-        return jitted.lower(
-            self.abstract_state(),
-            self.abstract_batch(),
-            devices.shapes_everywhere(key, self.mesh),
-        )
 
 
 def _timetable(experiment: Experiment, steps_per_epoch: int, *, evaluates: bool) -> Timetable:

@@ -1,15 +1,20 @@
-"""One training step as a pure function of state, batch and key."""
+"""One training step: a pure function of state, batch and key, and its program on a mesh."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
+from squeezetime_jax import hosts
+from squeezetime_jax.training import devices
 from squeezetime_jax.training.network import Tree
-from squeezetime_jax.training.recipe import Recipe
+from squeezetime_jax.training.recipe import Recipe, learning_rate_schedule
+from squeezetime_jax.training.recipe import optimizer as make_optimizer
 from squeezetime_jax.training.task import Batch, Metrics, Task
 
 # Each use of random numbers in a step has its own stream of keys.
@@ -166,3 +171,81 @@ def _deal(x: Array, parts: int, group: int) -> Array:
     """
     dealt = x.reshape(-1, parts, group, *x.shape[1:]).swapaxes(0, 1)
     return dealt.reshape(parts, -1, *x.shape[1:])
+
+
+class Trainer:
+    """The compiled step of a task on a mesh, and the states it works on.
+
+    Args:
+      task: what is trained.
+      mesh: the devices.
+      steps_per_epoch: batches in one pass.
+    """
+
+    def __init__(self, task: Task, mesh: Mesh, steps_per_epoch: int):
+        self.task, self.mesh, self.steps_per_epoch = task, mesh, steps_per_epoch
+        self._experiment = task.experiment
+        recipe = self._experiment.optimizer
+        schedule = learning_rate_schedule(
+            recipe,
+            batch_size=self._experiment.batch_size,
+            epochs=self._experiment.epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+        self._optimizer = make_optimizer(recipe, schedule, task.trains)
+        self._step = functools.partial(
+            train_step, task=task, optimizer=self._optimizer, schedule=schedule, recipe=recipe
+        )
+
+    def new_state(self) -> TrainState:
+        """The state before the first step."""
+        state = init_state(*self.task.init(), self._optimizer, self._experiment.optimizer)
+        return hosts.put_everywhere(state, self.mesh)
+
+    def key(self) -> PRNGKeyArray:
+        """The run's key, on every device."""
+        return jax.jit(jax.random.key, out_shardings=devices.replicated(self.mesh))(
+            self._experiment.seed
+        )
+
+    def abstract_state(self) -> TrainState:
+        """The state as shapes with shardings."""
+        shapes = jax.eval_shape(
+            functools.partial(
+                init_state, optimizer=self._optimizer, recipe=self._experiment.optimizer
+            ),
+            *self.task.network.abstract(),
+        )
+        return devices.shapes_everywhere(shapes, self.mesh)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch as shapes with shardings."""
+        split = devices.split_batch(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split)
+            for name, x in self.task.abstract_batch().items()
+        }
+
+    def compile_step(self) -> jax.stages.Compiled:
+        """The step, compiled ahead of time.
+
+        The program takes these shapes, types and shardings only: with others it raises an error
+        that names the argument, where a jitted function would compile again.
+        """
+        return self.lower_step().compile()
+
+    def lower_step(self) -> jax.stages.Lowered:
+        """The step for the compiler; the mesh may have devices that this machine lacks."""
+        everywhere = devices.replicated(self.mesh)
+        jitted = jax.jit(
+            self._step,
+            in_shardings=(everywhere, devices.split_batch(self.mesh), everywhere),
+            out_shardings=(everywhere, everywhere),
+            donate_argnums=0,
+        )
+        key = jax.eval_shape(jax.random.key, self._experiment.seed)
+        return jitted.lower(
+            self.abstract_state(),
+            self.abstract_batch(),
+            devices.shapes_everywhere(key, self.mesh),
+        )

@@ -32,6 +32,7 @@ from squeezetime_jax.data.batches import UnreadableRecord  # noqa: E402
 from squeezetime_jax.errors import UserError  # noqa: E402
 from squeezetime_jax.evaluation import scoring  # noqa: E402
 from squeezetime_jax.training import config, devices, runner  # noqa: E402
+from squeezetime_jax.training.step import Trainer  # noqa: E402
 
 TASKS = ("recognition", "detection", "localization")
 LAYOUTS = ("1x2", "1x4", "1x8", "2x1", "2x2", "4x1", "4x2")
@@ -76,7 +77,7 @@ def losses(folder: Path, name: str, steps: int, counts: list[int]) -> None:
     data = task.training_set()
     for count in counts:
         mesh = devices.data_mesh(count or None)
-        trainer = runner.Trainer(task, mesh, runner.steps_per_epoch(data, task.experiment))
+        trainer = Trainer(task, mesh, runner.steps_per_epoch(data, task.experiment))
         step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
         hosts.meet("compiled")
         found = []

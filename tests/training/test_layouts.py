@@ -11,12 +11,11 @@ import pytest
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    one, four = layouts.run(tmp_path, ["recognition"], 10, "1x4", "1,4")
-    (two_by_two,) = layouts.run(tmp_path, ["recognition"], 10, "2x2")
-    assert (one["devices"], four["devices"], two_by_two["devices"]) == (1, 4, 4)
+    (one,) = layouts.run(tmp_path, ["recognition"], 10, "1x1")
+    (four,) = layouts.run(tmp_path, ["recognition"], 10, "2x2")
+    assert (one["devices"], four["devices"]) == (1, 4)
     assert len(one["losses"]) == 10
-    for found in (four, two_by_two):
-        assert found["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    assert four["losses"] == pytest.approx(one["losses"], abs=1e-5)
     assert len({round(loss, 4) for loss in one["losses"]}) == 10  # other clips at every step
 
 

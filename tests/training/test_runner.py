@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 
+from squeezetime_jax.data.batches import UnreadableRecord
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.evaluation.scoring import TestSet
 from squeezetime_jax.training import config, loop, runner
@@ -74,6 +76,19 @@ def test_a_failed_evaluation_loses_no_step_and_is_repeated(tmp_path: Path, whole
     assert read_metrics(tmp_path) == read_metrics(whole)
 
 
+def test_test_data_that_cannot_be_read_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    class Unreadable(tiny.Weights):
+        def read(self, record: int) -> Any:
+            raise UnreadableRecord("a.mp4", "a.mp4: no such file")
+
+    class Fails(Run):
+        test = Unreadable()
+
+    with pytest.raises(UserError, match=r"^test data: the first record .*: a.mp4: no such file; c"):
+        _run(tmp_path / "run", Fails)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_failed_evaluation_can_be_switched_off(tmp_path: Path) -> None:
     class Fails(Run):
         test = Broken()
@@ -98,11 +113,19 @@ def test_a_stop_request_saves_and_leaves_the_evaluation_to_the_next_run(
     assert read_metrics(tmp_path) == read_metrics(whole)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a terminal; a job in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")]
 )
 def test_signals_are_stop_requests(
-    number: int, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    number: int, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], interrupts: None
 ) -> None:
     class Stops(Run):
         @staticmethod
@@ -118,7 +141,7 @@ def test_signals_are_stop_requests(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_interrupt_leaves_at_once() -> None:
+def test_a_second_interrupt_leaves_at_once(interrupts: None) -> None:
     with loop.StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.after(1)
@@ -128,7 +151,7 @@ def test_a_second_interrupt_leaves_at_once() -> None:
 
 def test_a_stop_request_ends_an_evaluation_whose_step_is_saved(tmp_path: Path, whole: Path) -> None:
     class Slow(tiny.Weights):
-        def read(self, record: int) -> Any:
+        def predictor(self, model: Any, mesh: Any) -> Any:
             signal.raise_signal(signal.SIGTERM)
             raise AssertionError("the signal was ignored")
 

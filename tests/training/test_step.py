@@ -7,13 +7,14 @@ import pytest
 from tiny import experiment, trainer
 
 from squeezetime_jax.tasks.recognition.task import mix
-from squeezetime_jax.training import devices, runner
+from squeezetime_jax.training import devices
 from squeezetime_jax.training.recipe import Recipe
+from squeezetime_jax.training.step import Trainer
 
 MIX = jax.jit(mix, static_argnames=("recipe", "group_size"))
 
 
-def _after(made: runner.Trainer, batch: dict, steps: int = 1) -> tuple:
+def _after(made: Trainer, batch: dict, steps: int = 1) -> tuple:
     step = jax.jit(made._step)
     state = made.new_state()
     for _ in range(steps):

@@ -29,6 +29,7 @@ from squeezetime_jax.peers import entry, registry
 from squeezetime_jax.tasks.recognition.experiment import Recognition as Experiment
 from squeezetime_jax.tasks.recognition.task import Recognition
 from squeezetime_jax.training import config, devices, loop, runner
+from squeezetime_jax.training.step import Trainer
 from squeezetime_jax.training.task import TrainingSet
 
 STEPS_PER_EPOCH = 5
@@ -109,9 +110,9 @@ def experiment(**changes: object) -> Experiment:
     return config.parse(fields)
 
 
-def trainer(tiny: Experiment, mesh: Mesh) -> runner.Trainer:
+def trainer(tiny: Experiment, mesh: Mesh) -> Trainer:
     """The experiment's trainer."""
-    return runner.Trainer(Tiny(tiny), mesh, STEPS_PER_EPOCH)
+    return Trainer(Tiny(tiny), mesh, STEPS_PER_EPOCH)
 
 
 class Blocks(TrainingSet):

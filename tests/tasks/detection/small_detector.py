@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from squeezetime_jax.data.embedded import people
 from squeezetime_jax.tasks.detection.task import Detection
 from squeezetime_jax.training import config, devices, runner
+from squeezetime_jax.training.step import Trainer
 
 
 def fields(**changes: object):
@@ -49,7 +50,7 @@ def losses(folder: str, steps: str, counts: str, *changes: str) -> None:
     for count in map(int, counts.split(",")):
         mesh = Mesh(np.array(jax.devices()[:count]), (devices.DATA,))
         steps_per_epoch = runner.steps_per_epoch(data, task.experiment)
-        trainer = runner.Trainer(task, mesh, steps_per_epoch)
+        trainer = Trainer(task, mesh, steps_per_epoch)
         step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
         found = []
         with runner.training_batches(data, task, mesh) as batches:

@@ -18,6 +18,7 @@ from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.tasks.localization.config import Head, Window
 from squeezetime_jax.tasks.localization.task import Localization, TestVideos
 from squeezetime_jax.training import config, devices, runner
+from squeezetime_jax.training.step import Trainer
 
 SMALL = SqueezeTimeConfig.tiny(num_classes=3, branches="conv3x3", position_grids=(8, 4, 2, 1))
 WINDOW = Window(num_frames=16, clip_stride=2, padding=(1, 1), stored_side=36, crop_side=32)
@@ -86,7 +87,7 @@ def batch(step: int, size: int = 8) -> dict[str, np.ndarray]:
 def losses(num_steps: int, num_devices: int) -> None:
     """Print the losses of the first steps on that many devices."""
     mesh = Mesh(np.array(jax.devices()[:num_devices]), (devices.DATA,))
-    trainer = runner.Trainer(task(model__dtype="float64"), mesh, num_steps)
+    trainer = Trainer(task(model__dtype="float64"), mesh, num_steps)
     step, state, key = trainer.compile_step(), trainer.new_state(), trainer.key()
     found = []
     for number in range(num_steps):
