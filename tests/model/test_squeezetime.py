@@ -76,9 +76,14 @@ def test_constructors_name_the_published_networks(config: SqueezeTimeConfig, cla
     [(32, 32, (1, 1)), (33, 47, (1, 1)), (64, 96, (2, 3)), (95, 61, (3, 2)), (112, 112, (3, 3))],
 )
 def test_any_size_from_32_pixels_on(height: int, width: int, maps: tuple) -> None:
-    features = jax.jit(network().features)(draw_clips(1, 4, height, width))
-    assert features.shape == (1, *maps, 64)
+    clips = jax.ShapeDtypeStruct((1, 4, height, width, 3), jnp.float32)
+    assert jax.eval_shape(network().features, clips).shape == (1, *maps, 64)
+
+
+def test_odd_sizes_give_finite_features() -> None:
+    features = jax.jit(network().features)(draw_clips(1, 4, 33, 47))
     assert bool(jnp.isfinite(features).all())
+    assert float(features.std()) > 0
 
 
 def test_detection_strides_keep_the_last_resolution() -> None:
