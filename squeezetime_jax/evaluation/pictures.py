@@ -36,6 +36,9 @@ figure { margin: 1rem 0; } img { max-width: 100%; background: white; border-radi
 table { border-collapse: collapse; } td, th { padding: .25rem 1rem .25rem 0; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 pre { background: #8881; padding: .8rem 1rem; border-radius: 6px; white-space: pre-wrap; }
+.videos { display: flex; flex-wrap: wrap; gap: .8rem; } .videos figure { margin: 0; }
+.videos video { width: 8rem; image-rendering: pixelated; border-radius: 6px; display: block; }
+.videos figcaption { font-size: .8rem; max-width: 8rem; }
 .headline { font-size: 1.15rem; } .small { opacity: .7; font-size: .85rem; }
 """
 
@@ -304,6 +307,7 @@ class Section:
       rows: name and value, of a table; empty: no table.
       commands: lines for the shell; empty: none.
       links: text and address of each; empty: none.
+      videos: caption and mp4 file of each, to be played on the page; empty: none.
       is_part: whether it belongs to the section before, and has a smaller heading.
     """
 
@@ -313,6 +317,7 @@ class Section:
     rows: Sequence[tuple[str, str]] = ()
     commands: Sequence[str] = ()
     links: Sequence[tuple[str, str]] = ()
+    videos: Sequence[tuple[str, Path]] = ()
     is_part: bool = False
 
 
@@ -349,6 +354,9 @@ def _section(section: Section) -> str:
         data = base64.b64encode(section.picture.read_bytes()).decode()
         title = html.escape(section.title, quote=True)
         parts.append(f'<figure><img alt="{title}" src="data:image/png;base64,{data}"></figure>')
+    if section.videos:
+        players = "".join(_player(caption, file) for caption, file in section.videos)
+        parts.append(f'<div class="videos">{players}</div>')
     if section.rows:
         rows = "".join(
             f'<tr><td>{html.escape(name)}</td><td class="number">{html.escape(value)}</td></tr>'
@@ -365,3 +373,12 @@ def _section(section: Section) -> str:
         commands = html.escape("\n".join(section.commands))
         parts.append(f"<pre><code>{commands}</code></pre>")
     return "\n".join(parts)
+
+
+def _player(caption: str, file: Path) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    source = f"data:video/mp4;base64,{data}"
+    return (
+        f'<figure><video controls loop muted autoplay playsinline src="{source}"></video>'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )

@@ -19,6 +19,8 @@ from squeezetime_jax.machine import available_cpus
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
+_TITLES = {"top1": "top-1 accuracy"}
+_FEW_POINTS = 10
 
 
 class Reporter:
@@ -243,8 +245,12 @@ def _numbers(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {_number(name, value)}" for name, value in values.items())
 
 
+def _is_share(name: str) -> bool:
+    return name.startswith(("top", "mean_class", "map"))
+
+
 def _number(name: str, value: float) -> str:
-    if name.startswith(("top", "mean_class", "map")):
+    if _is_share(name):
         return f"{100 * value:.2f} %"
     return f"{value:.4g}"
 
@@ -347,25 +353,27 @@ def draw_curves(workdir: Path, steps_per_epoch: int, score: str = "top1") -> Pat
     evaluations = [line for line in lines if line["kind"] == "eval"]
     if not train:
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from squeezetime_jax.evaluation.pictures import new_figure, save_figure  # slow to import
 
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.0, 3.5)
     panels = figure.subplots(1, 3)
     for axes, name in zip(panels, ("loss", score, "learning_rate"), strict=True):
-        for lines, style, label in ((train, "-", "training"), (evaluations, "o-", "evaluation")):
+        percent = _is_share(name)
+        for lines, marker, label in ((train, "", "training"), (evaluations, "o", "evaluation")):
             points = [
-                (line["step"] / steps_per_epoch, line[name]) for line in lines if name in line
+                (line["step"] / steps_per_epoch, line[name] * (100 if percent else 1))
+                for line in lines
+                if name in line
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), style, label=label)
+                if len(points) < _FEW_POINTS:  # which make no line that is seen
+                    marker = marker or "."
+                axes.plot(*zip(*points, strict=True), f"{marker}-", label=label)
         if any(name in line for line in evaluations):
             axes.legend()
-        axes.set(xlabel="epoch", title=name.replace("_", " "))
+        if percent:
+            axes.set(ylim=(0, 103), ylabel="%")
+        axes.set(xlabel="epoch", title=_TITLES.get(name, name.replace("_", " ")))
+        axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
-    path = workdir / CURVES
-    part = workdir / "curves.part.png"
-    figure.savefig(part, dpi=110)
-    part.replace(path)
-    return path
+    return save_figure(figure, workdir / CURVES)

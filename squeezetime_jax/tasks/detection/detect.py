@@ -39,6 +39,7 @@ FindPersons = Callable[[np.ndarray], Any]
 
 WHOLE = "whole"
 
+_AT_ENDS = 1.0  # seconds for which boxes are shown before the first and after the last detection
 _COLOURS = ((255, 196, 0), (0, 200, 255), (120, 255, 90), (255, 110, 180))
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MIN_SIDE = 480  # smaller frames are enlarged, so that the text is readable
@@ -342,7 +343,9 @@ def write_pictures(
 def write_video(
     path: Path, video: str, found: Sequence[Second], names: Mapping[int, str], choices: Choices
 ) -> None:
-    """Write the video with the boxes of the nearest second, within half a second, on every frame.
+    """Write the video with the boxes of the nearest second on every frame.
+
+    They are shown within half a second, and within a second at the ends of the video.
 
     Raises:
       UserError: the file cannot be written.
@@ -355,7 +358,9 @@ def write_video(
         for number, frame in enumerate(stream(video)):
             time = begins_at + number / fps
             nearest = min(found, key=lambda each: abs(each.second - time), default=nothing)
-            is_near = abs(nearest.second - time) <= 0.5 + 1 / fps
+            is_inside = bool(found) and found[0].second <= time <= found[-1].second
+            # The first and the last second that can be scored stand for the ends of the video too.
+            is_near = abs(nearest.second - time) <= (0.5 if is_inside else _AT_ENDS) + 1 / fps
             picture = _draw_second(frame, nearest if is_near else nothing, names, choices.score)
             height, width = (side // 2 * 2 for side in picture.shape[:2])
             if encoder is None:

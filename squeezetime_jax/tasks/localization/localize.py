@@ -24,6 +24,7 @@ from squeezetime_jax.tasks.localization.model import load_localizer
 
 _COLOURS = ("#44719c", "#2a7f4f", "#b5453a", "#8a6d3b", "#6a4c93", "#3b8a8a", "#a04a7d", "#5b5b5b")
 _NUM_SHOWN = 16  # frames of the filmstrip
+_NARROW = 0.03  # share of the timeline below which a segment has no room for its score
 
 
 def localize_video(
@@ -113,7 +114,8 @@ class _Strip:
 
     def frames(self, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], list[float]]:
         """Some of the frames, and their times in seconds."""
-        places = np.linspace(0, len(self._kept) - 1, min(count, len(self._kept))).round()
+        number = min(count, len(self._kept))
+        places = (np.arange(number) + 0.5) * len(self._kept) / number  # the middles of equal parts
         chosen = [self._kept[int(place)] for place in places]
         return np.stack([f for _, f in chosen]), [n / SAMPLE_RATE for n, _ in chosen]
 
@@ -132,32 +134,60 @@ def draw_timeline(
       strip: frames, evenly over the video.
       times: of the frames, in seconds.
       seconds: the video's length.
-      detections: `{"label", "score", "segment"}`; the higher the score, the more opaque.
+      detections: `{"label", "score", "segment"}`; the higher the score, the more opaque. Those of
+        a class that overlap are in rows of their own.
     """
-    from squeezetime_jax.evaluation.pictures import draw_filmstrip, new_figure
+    from squeezetime_jax.evaluation.pictures import new_figure
 
     labels = list(dict.fromkeys(each["label"] for each in detections))
-    height = 0.34 * max(len(labels), 1)
-    figure = new_figure(13.0, 2.6 + height)
-    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=(1.3, 1.1 + height)))
-    above.suptitle(title, fontsize=12)
-    panels = np.atleast_1d(above.subplots(1, len(strip)))
-    draw_filmstrip(panels, strip)
-    for panel, time in zip(panels, times, strict=True):
-        panel.set_xlabel(f"{time:.0f} s", fontsize=7, labelpad=2)
-    axes = below.subplots()
+    rows = [(label, each) for label in labels for each in lanes(detections, label)]
+    height, side = 0.3 * max(len(rows), 1), 11.0 / len(strip)  # of a row and a frame, in inches
+    tall = side * strip.shape[1] / strip.shape[2]
+    figure = new_figure(13.0, 1.2 + tall + height)
+    above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(tall, height))
+    above.set_title(title, fontsize=12)
+    _draw_frames(above, strip, times, seconds / len(strip))
     best = max((each["score"] for each in detections), default=1.0)
-    for each in detections:
-        start, end = each["segment"]
-        row = labels.index(each["label"])
-        opacity = 0.25 + 0.75 * each["score"] / best
-        colour = _COLOURS[row % len(_COLOURS)]
-        axes.barh(row, end - start, left=start, height=0.7, color=colour, alpha=opacity)
-        text = f"{100 * each['score']:.0f}"
-        style = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
-        axes.text((start + end) / 2, row, text, **style)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    for row, (label, lane) in enumerate(rows):
+        colour = _COLOURS[labels.index(label) % len(_COLOURS)]
+        for each in lane:
+            start, end = each["segment"]
+            opacity = 0.25 + 0.75 * each["score"] / best
+            axes.barh(row, end - start, left=start, height=0.8, color=colour, alpha=opacity)
+            if end - start > _NARROW * seconds:
+                text = f"{100 * each['score']:.0f} %"
+                style = {"ha": "center", "va": "center", "fontsize": 8}
+                axes.text((start + end) / 2, row, text, color="white" if opacity > 0.6 else "0.2",
+                          **style)  # fmt: skip
+    first = [row for row in range(len(rows)) if row == 0 or rows[row][0] != rows[row - 1][0]]
+    axes.set_yticks(first, [rows[row][0] for row in first], fontsize=9)
     axes.set(xlim=(0, seconds), xlabel="seconds")
-    axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def lanes(detections: Sequence[dict[str, Any]], label: str) -> list[list[dict[str, Any]]]:
+    """The detections of a class in as few rows as have no overlap, each by its start."""
+    found: list[list[dict[str, Any]]] = []
+    mine = [each for each in detections if each["label"] == label]
+    for each in sorted(mine, key=lambda each: each["segment"]):
+        free = (lane for lane in found if lane[-1]["segment"][1] <= each["segment"][0])
+        lane = next(free, None)
+        if lane is None:
+            found.append([each])
+        else:
+            lane.append(each)
+    return found
+
+
+def _draw_frames(
+    axes: Any, strip: UInt8[np.ndarray, "n h w 3"], times: Sequence[float], width: float
+) -> None:
+    """Frames around their times on the axis, each so many seconds wide."""
+    for frame, time in zip(strip, times, strict=True):
+        place = (time - 0.48 * width, time + 0.48 * width, 0, 1)
+        axes.imshow(frame, extent=place, aspect="auto")
+    axes.set(ylim=(0, 1), yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(bottom=False)

@@ -182,15 +182,24 @@ def _write_report(
     files = {
         name: pictures.save_figure(figure, folder / f"{name}.png") for name, figure in drawn.items()
     }
-    curves = workdir / report.CURVES
-    files["curves"] = curves
+    files["curves"] = workdir / report.CURVES
+    results.several.write_page(workdir / "mistakes")
     _write_results(workdir / "results.json", results)
     return write_page(
         workdir / "report.html",
         "SqueezeTime learns motion",
         _headline(results),
-        _sections(files, results, workdir, experiment),
+        _sections(files, results, source, workdir, experiment),
     )
+
+
+def _played(source: Source) -> list[tuple[str, Path]]:
+    """The first test video of each class."""
+    first: dict[int, tuple[str, Path]] = {}
+    for record in map(source.__getitem__, range(len(source))):
+        if isinstance(record.video, Path):
+            first.setdefault(record.label, (source.class_names[record.label], record.video))
+    return [first[label] for label in sorted(first)]
 
 
 def _clips(
@@ -216,7 +225,11 @@ def _headline(results: Results) -> str:
 
 
 def _sections(
-    files: Mapping[str, Path], results: Results, workdir: Path, experiment: Recognition
+    files: Mapping[str, Path],
+    results: Results,
+    source: Source,
+    workdir: Path,
+    experiment: Recognition,
 ) -> list[Section]:
     percent = {name: f"{100 * values['top1']:.2f} %" for name, values in results.numbers().items()}
     return [
@@ -225,6 +238,7 @@ def _sections(
             "Any single frame of these videos looks alike in all classes: only how it changes tells"
             " them apart. Green is the right class, red a wrong one.",
             files["gallery"],
+            videos=_played(source),
         ),
         Section(
             "Learning",
@@ -236,6 +250,7 @@ def _sections(
             "Which motion is taken for which",
             f"All test videos, {_NUM_CLIPS} views each.",
             files["confusion"],
+            links=[("the mistakes, with their frames and videos", "mistakes/report.html")],
         ),
         Section(
             "It looks at time",
@@ -254,9 +269,11 @@ def _sections(
         ),
         Section(
             "Temporal focus",
-            "Each channel-time module weighs its input channels, and so moments, by what it sees in"
-            " the video itself. Here, the mean weight of the channels that differ most between the"
-            " classes, in the last block of each stage.",
+            "The network keeps moments in channels, and each of its modules decides for every video"
+            " how much each channel counts. A panel is a stage, a row a class of videos, a column a"
+            " channel: yellow counts fully, dark blue not at all. If the network did not adapt to"
+            " what moves, all rows of a panel would look alike. Shown are the channels that differ"
+            " most between the classes, in the last block of each stage.",
             files["focus_weights"],
         ),
         Section("What to type next", commands=_next_commands(workdir)),

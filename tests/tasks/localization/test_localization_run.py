@@ -1,5 +1,6 @@
 """A small run from its config to its pictures."""
 
+import itertools
 import json
 import os
 import socket
@@ -149,8 +150,18 @@ def test_localize_prints_a_table_json_and_a_timeline(
     below = figures[0].axes[-1]
     bars = sorted([bar.get_x(), bar.get_x() + bar.get_width()] for bar in below.patches)
     np.testing.assert_allclose(bars, [row[:2] for row in rows])
-    assert len(figures[0].axes) == 1 + 16  # the timeline and a filmstrip
+    frames = [image.get_extent() for image in figures[0].axes[0].images]
+    assert len(frames) == 16  # side by side along the axis of the timeline
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(frames))
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_overlapping_segments_of_a_class_are_in_rows_of_their_own() -> None:
+    segments = [(10, 22), (12, 30), (25, 40), (70, 71)]
+    found = [{"label": "dive", "segment": list(each)} for each in segments]
+    found.append({"label": "jump", "segment": [11, 12]})
+    rows = localize.lanes(found, "dive")
+    assert [[each["segment"][0] for each in row] for row in rows] == [[10, 25, 70], [12]]
 
 
 def test_a_run_that_is_frozen_moves_the_rest(data: Path, whole: Path) -> None:
