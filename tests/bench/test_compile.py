@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from squeezetime_jax.bench import compile
 from squeezetime_jax.bench.compile import Program, Report
 from squeezetime_jax.cli import main
+from squeezetime_jax.training import config, devices, runner
 
 TINY = (
     *("model.width=0.125", "model.num_frames=4", "model.depth=10", "model.branches=tfc"),
@@ -135,8 +138,6 @@ def test_smaller_batches_are_tried_until_one_fits(monkeypatch: pytest.MonkeyPatc
         "squeezetime_jax.tasks.recognition.task.Recognition.lower_evaluation",
         lambda task, mesh: {},
     )
-    from squeezetime_jax.training import config
-
     fields = config.read([*words("batch_size=12", "model.bn_group_size=2")[1:]])
     found = compile.examine(fields, jax.devices()[:1])
     assert tried == [12, 6, 4]
@@ -200,3 +201,23 @@ def test_what_libtpu_does_not_know_is_one_line(options: list[str], message: str)
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "shape"),
+    [
+        ("demo", ["model.name=tsm_r18", "evaluation.batch_size=3"], (3, 1, 8, 40, 40, 3)),
+        ("ava_demo", ["evaluation.batch_size=5"], (5, 16, 48, 48, 3)),
+        ("thumos14:demo", [], (16, 16, 40, 40, 3)),
+    ],
+)
+def test_the_evaluation_of_each_task_is_lowered_without_its_data(
+    name: str, fields: list[str], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    small = ["model.width=0.125", "model.depth=10"] if name != "demo" else []
+    words = [f"--config.{field}" for field in (*small, *fields)]
+    task = runner.open_task(config.read([f"--config={name}", *words]), tmp_path)
+    (lowered,) = task.lower_evaluation(devices.data_mesh(1)).values()
+    arrays = jax.tree.leaves(lowered.in_avals)
+    assert [x.shape for x in arrays if x.dtype == np.uint8] == [shape]
+    assert not list(tmp_path.iterdir())

@@ -121,7 +121,7 @@ class Localization(Task):
 
     def lower_evaluation(self, mesh: Mesh) -> dict[str, jax.stages.Lowered]:
         """The backbone on clips: a host scores a video on its own devices."""
-        row = mesh.devices.flat
+        row = list(mesh.devices.flat)
         own = [device for device in row if device.process_index == row[0].process_index]
         model = self.network.merge(*self.network.abstract())
         return {"feature maps of clips": lower_clip_maps(model, devices.data_mesh(devices=own))}
