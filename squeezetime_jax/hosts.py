@@ -211,8 +211,11 @@ def check_shared(folder: Path, option: str) -> None:
     (name, *_) = gather(f".host0-{uuid.uuid4().hex}")
     file = folder / name
     if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        file.touch()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError as error:
+            raise UserError(f"{option} {folder}: cannot be written ({error.strerror})") from error
     gather(None)  # host 0 has written it
     found = gather(wait_for(file.exists, _VISIBLE_WITHIN))
     if is_main():

@@ -83,15 +83,21 @@ def kill_one(workdir: Path, draws: random.Random) -> tuple[str, float]:
         moment = "after the end"
     victim.kill()
     begin = time.monotonic()
-    _, err = other.communicate(timeout=120)
+    try:
+        _, err = other.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        assert moment == "start"  # before they had met: JAX waits five minutes for the other
+        other.kill()
+        _, err = other.communicate()
+        moment = "before they met"
     seconds = time.monotonic() - begin
     victim.communicate()
-    if moment != "after the end":
+    if moment not in ("after the end", "before they met"):
         lines = [line for line in err.splitlines() if line.startswith("tiny: ")]
         is_abort = killed == 0 and other.returncode == -6
-        assert seconds < 60, f"the other host took {seconds:.0f} s"
         assert is_abort or other.returncode == 1 or "start" in moment, err
         assert is_abort or len(lines) == 1 or "start" in moment, err
+        print("JAX's abort" if is_abort else "; ".join(lines))
     return f"{moment}, host {killed}", seconds
 
 
