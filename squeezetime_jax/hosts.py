@@ -323,14 +323,13 @@ class _Watch(threading.Thread):
 
     def fail(self, error: BaseException) -> NoReturn:
         """End this process, and thereby all others, after an error."""
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # Probably because another host is gone; then the watch says so, and ends the process.
-            self.join(LIMIT + 2 * BEAT)
         if isinstance(error, UserError):
             line, status = str(error), 1
         elif isinstance(error, KeyboardInterrupt):
             line, status = "interrupted", 128 + 2
         else:
+            # Perhaps because another host is gone; then the watch says so, and ends the process.
+            self.join(LIMIT + 2 * BEAT)
             with self._leaving:
                 traceback.print_exception(error)
             line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
