@@ -81,7 +81,7 @@ class Finder:
         self._indices = clip_indices(model.window, model.config.num_frames)
         mesh = Mesh(np.array(jax.local_devices()), (devices.DATA,))
         self._clips_at_once = _round_up(_CLIPS_AT_ONCE, mesh.size)
-        everywhere = devices.replicated(mesh)
+        everywhere, self._split = devices.replicated(mesh), devices.split_batch(mesh)
         graph, state = nnx.split(model)
         self._state = jax.device_put(jax.device_get(state), everywhere)
         self._maps = _maps_on(mesh, graph)
@@ -168,7 +168,9 @@ class Finder:
             rows = np.stack([self._order(missing[key]) for key in part])
             spare = self._clips_at_once - len(part)
             rows = np.pad(rows, ((0, spare), (0, 0)), constant_values=_GREY)
-            maps = jax.device_get(self._maps(self._state, group.gather(rows), rows >= 0))
+            # On several hosts JAX does not cut arrays of NumPy over a host's devices by itself.
+            clips = jax.device_put((group.gather(rows), rows >= 0), self._split)
+            maps = jax.device_get(self._maps(self._state, *clips))
             for number, key in enumerate(part):
                 cache[key] = [each[number] for each in maps]
         return len(keys)
