@@ -353,19 +353,31 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+_MANY = (
+    arg(
+        "--every STEP",
+        "windows at this step: seconds such as 0.5, or frames such as 8f",
+    ),
+    arg("--workers N", "decoding processes; default: for many videos", type=number(int, 0)),
+    arg("--shard I/N", "only the I-th of N shares of the videos; auto: by SLURM or MPI"),
+)
+
+
 @subcommand(
     "Name the actions in videos, or live from a camera.",
     "squeezetime predict clips/*.mp4 --checkpoint k400.pth --views 1x1 --save pictures\n"
     "  squeezetime predict clips/*.mp4 --checkpoint k400-float32.onnx   # exported",
     _VIDEOS,
     *_VIEWS,
-    arg("--top K", "number of classes to print", type=_POSITIVE, default=5),
+    *_MANY,
+    arg("--top K", "number of classes to print", dest="count", type=_POSITIVE, default=5),
     _LABELS,
     _JSON_LINES,
-    _save("draw frames, scores, frame importance; a folder for several videos"),
+    arg("--out FILE.jsonl", "append a line per video here; the same command continues", type=Path),
+    _save("picture; with --every a .json, .csv, .png, .mp4; a folder for several", "OUT"),
 )
 def _predict(args: argparse.Namespace) -> int:
-    from squeezetime_jax.evaluation.predict import Choices, predict_videos
+    from squeezetime_jax.evaluation.predict import Choices, Request, predict_videos
     from squeezetime_jax.export import formats
     from squeezetime_jax.export.runtime import open_exported
 
@@ -373,11 +385,8 @@ def _predict(args: argparse.Namespace) -> int:
     return predict_videos(
         args.videos,
         build(Choices, args),
-        exported=exported,
-        count=args.top,
-        labels=args.labels,
-        as_json=args.json,
-        save=args.save,
+        build(Request, args, as_json=args.json),
+        exported,
     )
 
 
@@ -386,12 +395,19 @@ def _predict(args: argparse.Namespace) -> int:
     "squeezetime features clips/ --checkpoint k400.pth --out features.npz",
     _VIDEOS,
     *_VIEWS,
-    arg("--out FILE.npz", "arrays `features` (videos, channels) and `paths`", required=True),
+    *_MANY,
+    arg(
+        "--out OUT",
+        "an .npz of all; or a folder: a .npy (time, channels) per video, resumable",
+        type=Path,
+        required=True,
+    ),
 )
 def _features(args: argparse.Namespace) -> int:
-    from squeezetime_jax.evaluation.predict import Choices, write_features
+    from squeezetime_jax.evaluation.features import Request, write_features
+    from squeezetime_jax.evaluation.predict import Choices
 
-    return write_features(args.videos, build(Choices, args), Path(args.out))
+    return write_features(args.videos, build(Choices, args), build(Request, args))
 
 
 @subcommand(

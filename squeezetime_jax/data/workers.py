@@ -31,6 +31,7 @@ def each(
     *,
     name: Callable[[Item], str] = str,
     seconds: Callable[[Item], float] = lambda item: 0.0,
+    ahead: int | None = None,
 ) -> Iterator[tuple[Item, Result | UserError]]:
     """Call a function on each item in other processes; results in the order of the items.
 
@@ -43,12 +44,14 @@ def each(
       processes: how many at once; by default one per available processor.
       name: what errors call an item.
       seconds: time limit of an item; 0: none.
+      ahead: items under way, waiting results included; by default four per process.
 
     Yields:
       The item with the result, or with the `UserError` that the function raised or that says how
       the process ended.
     """
     processes = processes or available_cpus()
+    ahead = ahead or _AHEAD * processes
     rest = iter(items)
     waiting: collections.deque[tuple[Item, Any]] = collections.deque()
     pool = ProcessPool(
@@ -59,7 +62,7 @@ def each(
     )
     try:
         while True:
-            for item in itertools.islice(rest, _AHEAD * processes - len(waiting)):
+            for item in itertools.islice(rest, ahead - len(waiting)):
                 waiting.append((item, pool.schedule(_call, (item,), timeout=seconds(item) or None)))
             if not waiting:
                 return
@@ -79,6 +82,54 @@ def each(
     finally:
         pool.stop()
         pool.join()
+
+
+def here(
+    function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result | UserError]]:
+    """As `each`, in this process and one at a time."""
+    for item in items:
+        try:
+            yield item, function(item)
+        except UserError as error:
+            yield item, error
+
+
+def limited(function: Callable[..., Result], *args: Any, seconds: float) -> Result:
+    """Call a function that may hang, in a thread that is then given up.
+
+    A thread that decodes cannot be ended from outside. It goes on at the lowest priority, which
+    takes only idle processors, and does not keep the process from ending.
+
+    Args:
+      function: what may hang.
+      *args: of the function; the first of them names the work in the error.
+      seconds: time limit.
+
+    Raises:
+      UserError: it was not done in time.
+      Exception: any that the function raises.
+    """
+    done = threading.Event()
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.extend((function(*args), None))
+        except BaseException as error:
+            outcome.extend((None, error))
+        done.set()
+
+    thread = threading.Thread(target=run, name="limited", daemon=True)
+    thread.start()
+    if not done.wait(seconds):
+        with contextlib.suppress(AttributeError, OSError):  # Linux only
+            os.sched_setscheduler(thread.native_id or 0, os.SCHED_IDLE, os.sched_param(0))
+        raise UserError(f"{args[0]}: not done after {seconds:.0f} seconds; replace or remove it")
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
 
 
 def is_terminal(stream: Any) -> bool:

@@ -1,5 +1,6 @@
-"""Scores of videos without labels: for a Python call, `squeezetime predict` and `features`."""
+"""Scores of videos without labels: for a Python call, and `squeezetime predict`."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -7,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,20 @@ from jaxtyping import Float, UInt8
 from squeezetime_jax.checkpoint.input import input_of
 from squeezetime_jax.checkpoint.store import load
 from squeezetime_jax.compilation import use_compilation_cache
-from squeezetime_jax.data import transforms
+from squeezetime_jax.data import transforms, workers
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.video import Video
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation import inputs, stream
+from squeezetime_jax.evaluation import bulk, inputs, stream
 from squeezetime_jax.evaluation.labels import class_names
+from squeezetime_jax.evaluation.reading import (
+    Reading,
+    Step,
+    in_batches,
+    read_ahead,
+    read_videos,
+    read_windows,
+)
 from squeezetime_jax.evaluation.views import (
     PAPER,
     Network,
@@ -32,7 +40,6 @@ from squeezetime_jax.evaluation.views import (
     parse_views,
     published_views,
 )
-from squeezetime_jax.files import whole
 from squeezetime_jax.machine import available_cpus, give_back_memory
 from squeezetime_jax.model.squeezetime import MIN_SIDE
 
@@ -94,23 +101,6 @@ def read_views(
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """The views of a video, or why there are none.
-
-    Attributes:
-      path: as the user gave it.
-      views: (views, t, size, size, 3), 0..255; None if the video cannot be read.
-      error: the reason, in one line.
-      seconds: time of each frame of the middle clip.
-    """
-
-    path: str
-    views: UInt8[np.ndarray, "views t h w 3"] | None
-    error: str = ""
-    seconds: Float[np.ndarray, " t"] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Prediction:
     """The scores of a video, or why there are none.
 
@@ -125,43 +115,20 @@ class Prediction:
     seconds: float = 0.0
 
 
-def read_ahead(paths: Iterable[str], protocol: ViewProtocol) -> Iterator[Reading]:
-    """Read videos in order, each while the one before is scored."""
-    readings = (_read(path, protocol) for path in paths)
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, readings, None)
-        while (reading := coming.result()) is not None:
-            coming = pool.submit(next, readings, None)
-            yield reading
-
-
-def _read(path: str, protocol: ViewProtocol) -> Reading:
-    try:
-        with Video(path, threads=available_cpus()) as video:
-            views = transforms.views(video, protocol)
-            return Reading(path, views, seconds=_middle_clip(video, protocol))
-    except UserError as error:
-        return Reading(path, None, str(error))
-
-
-def _middle_clip(video: Video, protocol: ViewProtocol) -> Float[np.ndarray, " t"]:
-    """When the frames of the middle clip are shown, in seconds."""
-    clips = protocol.indices(transforms.at_rate(video, protocol.target_fps).num_frames)
-    frames = clips[protocol.num_clips // 2]
-    return frames / protocol.target_fps if protocol.target_fps else video.times[frames]
-
-
 def predict_all(
-    scorer: Scorer | RuntimeScorer, readings: Iterable[Reading]
+    scorer: Scorer | RuntimeScorer, readings: Iterable[Reading], at_once: int = 1
 ) -> Iterator[Prediction]:
-    """Score videos in order; an unreadable one gets its prediction too, with the error."""
+    """Score videos in order; an unreadable one gets its prediction too, with the error.
+
+    Args:
+      scorer: the network.
+      readings: the videos.
+      at_once: how many are scored at once.
+    """
     begin = time.monotonic()
-    for reading in readings:
-        if reading.views is None:
-            yield Prediction(reading)
-        else:
-            scores = np.asarray(scorer.scores(reading.views[None])[0])
-            yield Prediction(reading, scores, time.monotonic() - begin)
+    rows = ((reading, reading.views) for reading in readings)
+    for reading, scores in in_batches(rows, scorer.scores, at_once):
+        yield Prediction(reading, scores, time.monotonic() - begin)
         begin = time.monotonic()
 
 
@@ -247,14 +214,36 @@ class Exported:
     labels: list[str] | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is written of the scores.
+
+    Attributes:
+      count: classes of each video or window.
+      labels: a label map or a built-in set of names.
+      as_json: print a JSON object a line, for programs.
+      save: a picture for one video, else a folder of pictures; with `every`, of timelines.
+      out: a file to which a JSON line of each video is appended, instead of printing it; videos
+        that have one are left out.
+      every: score windows at this step, as `reading.Step.parse` takes it.
+      workers: decoding processes; 0: none; None: one per processor where there are many videos.
+      shard: the share of this host, as `bulk.parse_shard` takes it.
+    """
+
+    count: int = 5
+    labels: str | None = None
+    as_json: bool = False
+    save: Path | None = None
+    out: Path | None = None
+    every: str | None = None
+    workers: int | None = None
+    shard: str | None = None
+
+
 def predict_videos(
     words: Sequence[str],
     choices: Choices,
-    *,
-    count: int = 5,
-    labels: str | None = None,
-    as_json: bool = False,
-    save: Path | None = None,
+    request: Request,
     exported: Exported | None = None,
 ) -> int:
     """Score videos and print their best classes, each as soon as it is scored.
@@ -262,10 +251,7 @@ def predict_videos(
     Args:
       words: as `inputs.expand` takes them, or one stream.
       choices: network and views.
-      count: classes to print for each video.
-      labels: a label map or a built-in set of names.
-      as_json: print a JSON object a line, for programs.
-      save: a picture for one video, else a folder of pictures.
+      request: what is written.
       exported: the network, in the place of the checkpoint's.
 
     Returns:
@@ -275,43 +261,95 @@ def predict_videos(
       UserError: an option is invalid, or a file that it names cannot be used.
     """
     streams = [word for word in words if inputs.is_stream(word)]
-    if streams and (len(words) > 1 or save):
+    step = Step.parse(request.every) if request.every else None
+    save = request.save
+    if streams and (len(words) > 1 or save or request.out or step):
         raise UserError(
-            f"{streams[0]}: a stream is predicted by itself; give no other video and no --save"
+            f"{streams[0]}: a stream is predicted by itself; give no other video, no --save, no"
+            " --out and no --every"
         )
-    paths: Iterator[str] = iter(()) if streams else _expand(words)
+    if step:
+        choices = dataclasses.replace(choices, views="1x1")
+    given: Iterator[str] = iter(()) if streams else expand(words)
+    # Paths on standard input are answered as they come, unless their number matters.
+    waits = inputs.STANDARD_INPUT in words and not (request.out or request.shard)
+    paths = None if waits else bulk.share(list(given), request.shard)
     picture = None
     scorer: Scorer | RuntimeScorer
     if exported:
-        if save:
+        if save and not step:
             raise UserError(
                 f"--save {save}: pictures show the importance of frames, which exported networks"
                 " do not give; predict with the checkpoint"
             )
         scorer, protocol = RuntimeScorer(exported.network), _protocol(exported, choices)
-        names, origin = class_names(exported.num_classes, labels=labels)
-        if exported.labels and not labels:
+        names, origin = class_names(exported.num_classes, labels=request.labels)
+        if exported.labels and not request.labels:
             names, origin = exported.labels, "the exported file"
     else:
         model, protocol = choices.open()
         names, origin = class_names(
-            model.config.num_classes, labels=labels, checkpoint=choices.checkpoint
+            model.config.num_classes, labels=request.labels, checkpoint=choices.checkpoint
         )
         scorer = Scorer(model)
-        if save:
+        if save and not step:
             picture = _Pictures(model, save, len(words) > 1 or not Path(words[0]).is_file())
         del model
     give_back_memory()
-    printer = _Printer(names, count, as_json)
-    printer.note(f"views {protocol.num_clips}x{protocol.num_crops}; class names from {origin}")
-    for moment in stream.recognise(scorer, streams[0], protocol) if streams else ():
-        printer.moment(streams[0], moment)
+    printer = _Printer(names, request.count, request.as_json)
+    views = f"{protocol.num_clips}x{protocol.num_crops}"
+    printer.note(f"views {views}; class names from {origin}")
+    if streams:
+        for moment in stream.recognise(scorer, streams[0], protocol):
+            printer.moment(streams[0], moment)
+        return 0
+    if step:
+        from squeezetime_jax.evaluation import timeline
+
+        if step.in_frames:
+            protocol = dataclasses.replace(protocol, target_fps=None)
+        videos = list(given) if paths is None else paths
+        windows = read_windows(videos, protocol, step, request.workers)
+        printer.several = len(videos) > 1
+        return timeline.predict_timelines(scorer, windows, printer, save, several=len(videos) > 1)
+    if paths is None:
+        readings, at_once = read_ahead(given, protocol), 1
+    else:
+        results = _open_results(request, choices, protocol)
+        left = [path for path in paths if not (results and path in results.done)]
+        readings = read_videos(left, protocol, request.workers)
+        at_once = min(scorer.videos_at_once(protocol.num_views), len(left))
+        if results:
+            return _append(results, predict_all(scorer, readings, at_once), printer, len(paths))
     failed = 0
-    for prediction in predict_all(scorer, read_ahead(paths, protocol)):
+    for prediction in predict_all(scorer, readings, at_once):
         failed += prediction.scores is None
         best = printer.prediction(prediction)
         if picture and best:
             printer.note(f"wrote {picture.draw(prediction.reading, protocol, best)}")
+    return 1 if failed else 0
+
+
+def _open_results(
+    request: Request, choices: Choices, protocol: ViewProtocol
+) -> bulk.ResultsFile | None:
+    if request.out is None:
+        return None
+    settings = {"checkpoint": choices.checkpoint, "top": request.count, **vars(protocol)}
+    return bulk.ResultsFile(bulk.name_of_share(request.out, request.shard), settings)
+
+
+def _append(
+    results: bulk.ResultsFile, predictions: Iterable[Prediction], printer: "_Printer", total: int
+) -> int:
+    """Append the results of many videos to a file, with a progress bar."""
+    failed = 0
+    with workers.progress_bar("predict", total) as progress, contextlib.closing(results):
+        progress(len(results.done))
+        for prediction in predictions:
+            failed += prediction.scores is None
+            results.add(printer.fields(prediction))
+            progress(1)
     return 1 if failed else 0
 
 
@@ -323,65 +361,37 @@ def _protocol(exported: Exported, choices: Choices) -> ViewProtocol:
     return sampling.protocol(choices.views or exported.views, exported.num_frames)
 
 
-def write_features(words: Sequence[str], choices: Choices, out: Path) -> int:
-    """Write the pooled features of videos as an npz: `features` (videos, channels), `paths`.
-
-    Returns:
-      The exit status: 1 if a video could not be read; the file then holds the others.
-
-    Raises:
-      UserError: no video could be read, or the file cannot be written.
-    """
-    if out.suffix != ".npz":
-        raise UserError(f"--out {out}: expected a name that ends in .npz, NumPy's archives")
-    paths = list(_expand(words))
-    model, protocol = choices.open()
-    scorer = Scorer(model)
-    del model
-    give_back_memory()
-    found: dict[str, np.ndarray] = {}
-    failed = 0
-    for reading in read_ahead(paths, protocol):
-        if reading.views is None:
-            failed += 1
-            print(f"squeezetime features: {reading.error}", file=sys.stderr)
-        else:
-            found[reading.path] = np.asarray(scorer.features(reading.views[None])[0])
-            print(f"{len(found)}/{len(paths)} {reading.path}", file=sys.stderr)
-    if not found:
-        raise UserError(f"{out}: not written, because no video could be read")
-    features = np.stack(list(found.values()))
-    views = f"{protocol.num_clips}x{protocol.num_crops}"
-    with whole(out) as part, part.open("wb") as file:
-        np.savez(file, features=features, paths=np.array(list(found)), views=np.array(views))
-    print(f"wrote {out}: features {features.shape}, the mean over {views} views of each video")
-    return 1 if failed else 0
-
-
 class _Printer:
     """Prints results as they come: a table for people, or JSON lines for programs."""
 
     def __init__(self, names: list[str] | None, count: int, as_json: bool) -> None:
-        self._names, self._count, self._as_json = names, count, as_json
+        self.names, self.count, self._as_json = names, count, as_json
+        self.several = False  # whether moments of several videos may take turns
 
     def note(self, text: str) -> None:
         """Print a remark for people."""
         if not self._as_json:
             print(text, file=sys.stderr)
 
+    def fields(self, prediction: Prediction) -> dict[str, Any]:
+        """The JSON object of a video."""
+        reading = prediction.reading
+        if prediction.scores is None or reading.views is None:
+            return {"path": reading.path, "error": reading.error}
+        best = top(prediction.scores, self.names, self.count)
+        seconds = round(prediction.seconds, 3)
+        return {"path": reading.path, "top": best, "views": len(reading.views), "seconds": seconds}
+
     def prediction(self, prediction: Prediction) -> list[dict[str, Any]]:
         """Print the best classes of a video, and return them."""
         reading = prediction.reading
         if prediction.scores is None or reading.views is None:
-            if self._as_json:
-                _print_json({"path": reading.path, "error": reading.error})
-            else:
-                print(f"squeezetime predict: {reading.error}", file=sys.stderr)
+            self.error(reading)
             return []
-        best = top(prediction.scores, self._names, self._count)
+        best = top(prediction.scores, self.names, self.count)
         views, seconds = len(reading.views), round(prediction.seconds, 3)
         if self._as_json:
-            _print_json({"path": reading.path, "top": best, "views": views, "seconds": seconds})
+            _print_json(self.fields(prediction))
         else:
             plural = "" if views == 1 else "s"
             print(f"{reading.path}  ({views} view{plural}, {seconds:.1f} s)")
@@ -390,15 +400,23 @@ class _Printer:
             sys.stdout.flush()
         return best
 
+    def error(self, reading: Reading) -> None:
+        """Print why a video cannot be read."""
+        if self._as_json:
+            _print_json({"path": reading.path, "error": reading.error})
+        else:
+            print(f"squeezetime predict: {reading.error}", file=sys.stderr)
+
     def moment(self, location: str, moment: stream.Moment) -> None:
         """Print the best classes of a moment of a stream."""
-        best = top(moment.scores, self._names, self._count)
+        best = top(moment.scores, self.names, self.count)
         if self._as_json:
             seconds = round(moment.seconds, 3)
             _print_json({"path": location, "seconds": seconds, "top": best, "views": 1})
         else:
             entries = "   ".join(f"{100 * e['score']:5.1f} % {_name(e)}" for e in best)
-            print(f"{moment.seconds:7.1f} s   {entries}", flush=True)
+            name = f"{Path(location).name}  " if self.several else ""
+            print(f"{name}{moment.seconds:7.1f} s   {entries}", flush=True)
 
 
 class _Pictures:
@@ -436,7 +454,7 @@ class _Pictures:
         return self._target / f"{name}.png"
 
 
-def _expand(words: Sequence[str]) -> Iterator[str]:
+def expand(words: Sequence[str]) -> Iterator[str]:
     """The paths that words stand for; an error in the first is raised before the network loads."""
     paths = inputs.expand(words, sys.stdin)
     first = next(paths, None)

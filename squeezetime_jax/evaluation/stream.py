@@ -19,10 +19,9 @@ from squeezetime_jax.data import transforms, video
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.video import TimedFrame, VideoError
 from squeezetime_jax.errors import count
+from squeezetime_jax.evaluation.reading import INTERVAL
 from squeezetime_jax.evaluation.views import RuntimeScorer, Sampling, Scorer
 
-# Frame interval of a network whose clips are spread over the whole video: a stream has no length.
-_INTERVAL = 4
 _CAMERA = re.compile(r"camera(?::(\d+))?|/dev/video(\d+)", re.IGNORECASE)
 # Protocols whose frames arrive in real time: those that arrive while the network works are dropped.
 _LIVE = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt", "tcp")
@@ -183,7 +182,7 @@ class _Ring:
 
     def __init__(self, protocol: ViewProtocol) -> None:
         self._protocol = protocol
-        self._interval = protocol.frame_interval or _INTERVAL
+        self._interval = protocol.frame_interval or INTERVAL
         self._fps = protocol.target_fps
         span = (protocol.num_frames - 1) * self._interval + 1
         self.frames = np.empty((span, protocol.crop_size, protocol.crop_size, 3), np.uint8)

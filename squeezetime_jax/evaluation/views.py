@@ -175,6 +175,11 @@ class Scorer:
             self._graph, state = nnx.split(model)
             self._weights = place(state)
 
+    def videos_at_once(self, num_views: int) -> int:
+        """How many videos of so many views make a full batch."""
+        limit = _CLIPS_AT_ONCE.get(jax.default_backend(), _CLIPS_AT_ONCE_ELSEWHERE)
+        return max(limit * self._devices // num_views, 1)
+
     def scores(self, views: UInt8[Any, "n views t h w 3"]) -> Float[Array, "n classes"]:
         """Mean over the views of the softmax.
 
@@ -231,6 +236,10 @@ class RuntimeScorer:
 
     def __init__(self, network: Network) -> None:
         self._network = network
+
+    def videos_at_once(self, num_views: int) -> int:
+        """How many videos make a full batch: clips are computed one by one."""
+        return 1
 
     def scores(self, views: UInt8[np.ndarray, "n views t h w 3"]) -> Float[np.ndarray, "n classes"]:
         """Mean over the views of the softmax.

@@ -17,7 +17,8 @@ from squeezetime_jax.data.workers import progress_bar
 from squeezetime_jax.errors import UserError, count
 from squeezetime_jax.evaluation import inputs
 from squeezetime_jax.evaluation.labels import class_names, network_classes
-from squeezetime_jax.evaluation.predict import Choices, read_ahead
+from squeezetime_jax.evaluation.predict import Choices
+from squeezetime_jax.evaluation.reading import read_ahead
 from squeezetime_jax.export import formats
 from squeezetime_jax.export.check import Check, compare, reference
 from squeezetime_jax.export.manifest import Clips, manifest_path
