@@ -20,6 +20,9 @@ from squeezetime_jax.machine import available_cpus
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# A clip that takes longer to read hangs.
+CLIP_SECONDS = 300.0
+_given_up: set[str] = set()  # names of what this process has given up
 _AHEAD = 4  # items under way per process: enough to keep all busy, few enough to fit in memory
 _run: Callable[[Any], Any]  # in a worker: the function
 
@@ -95,29 +98,37 @@ def here(
             yield item, error
 
 
-def limited(function: Callable[..., Result], *args: Any, seconds: float) -> Result:
+def limited(
+    function: Callable[..., Result], *args: Any, name: str, seconds: float | None = None
+) -> Result:
     """Call a function that may hang, in a thread that is then given up.
 
     A thread that decodes cannot be ended from outside. It goes on at the lowest priority, which
-    takes only idle processors, and does not keep the process from ending.
+    takes only idle processors, and does not keep the process from ending. What was given up once is
+    not tried again.
 
     Args:
       function: what may hang.
-      *args: of the function; the first of them names the work in the error.
-      seconds: time limit.
+      *args: of the function.
+      name: of the file that is read, for the error.
+      seconds: time limit; None: that of a clip.
 
     Raises:
       UserError: it was not done in time.
       Exception: any that the function raises.
     """
+    seconds = CLIP_SECONDS if seconds is None else seconds
+    error = UserError(f"{name}: not done after {seconds:.0f} seconds; replace or remove it")
+    if name in _given_up:
+        raise error
     done = threading.Event()
     outcome: list[Any] = []
 
     def run() -> None:
         try:
             outcome.extend((function(*args), None))
-        except BaseException as error:
-            outcome.extend((None, error))
+        except BaseException as raised:
+            outcome.extend((None, raised))
         done.set()
 
     thread = threading.Thread(target=run, name="limited", daemon=True)
@@ -125,10 +136,11 @@ def limited(function: Callable[..., Result], *args: Any, seconds: float) -> Resu
     if not done.wait(seconds):
         with contextlib.suppress(AttributeError, OSError):  # Linux only
             os.sched_setscheduler(thread.native_id or 0, os.SCHED_IDLE, os.sched_param(0))
-        raise UserError(f"{args[0]}: not done after {seconds:.0f} seconds; replace or remove it")
-    result, error = outcome
-    if error is not None:
+        _given_up.add(name)
         raise error
+    result, raised = outcome
+    if raised is not None:
+        raise raised
     return result
 
 

@@ -83,7 +83,8 @@ def read_ahead(paths: Iterable[str], protocol: ViewProtocol) -> Iterator[Reading
     def read(path: str) -> Reading:
         try:
             threads = available_cpus()
-            return workers.limited(_read, path, protocol, threads, seconds=seconds_for(path))
+            limit = seconds_for(path)
+            return workers.limited(_read, path, protocol, threads, name=path, seconds=limit)
         except UserError as error:
             return Reading(path, None, f"{error}")
 

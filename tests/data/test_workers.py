@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -96,3 +97,26 @@ def test_a_killed_parent_takes_its_processes_along(tmp_path):
     if lives:
         os.kill(int(worker.name), signal.SIGKILL)
     assert not lives
+
+
+def test_what_hangs_is_given_up_and_not_tried_again():
+    calls = []
+
+    def read(item):
+        calls.append(item)
+        if item == "hangs":
+            time.sleep(30)
+        if item == "bad":
+            raise UserError("bad: no good")
+        return item * 2
+
+    assert workers.limited(read, "a", name="a") == "aa"
+    with pytest.raises(UserError, match="bad: no good"):
+        workers.limited(read, "bad", name="bad")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"held.mp4: not done after 0 seconds; replace"):
+            workers.limited(read, "hangs", name="held.mp4", seconds=0.3)
+    assert calls == ["a", "bad", "hangs"]
+    (thread,) = [t for t in threading.enumerate() if t.name == "limited"]
+    if hasattr(os, "sched_getscheduler"):
+        assert os.sched_getscheduler(thread.native_id) == os.SCHED_IDLE

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from squeezetime_jax import hosts
-from squeezetime_jax.data import classes, transforms
+from squeezetime_jax.data import classes, transforms, workers
 from squeezetime_jax.data.batches import Sample, UnreadableRecord, max_bad_videos
 from squeezetime_jax.data.embedded import motion
 from squeezetime_jax.data.sources import (
@@ -213,10 +213,15 @@ class TrainingVideos(TrainingSet):
         """`clips`, uint8 (t, h, w, 3), and `labels`, int32 ()."""
         video = self._source[record]
         try:
-            with video.open() as opened:
-                return {"clips": self._clip.cut(opened, rng), "labels": np.int32(video.label)}
+            clip = workers.limited(_cut, video, self._clip, rng, name=video.name)
         except UserError as error:
             raise UnreadableRecord(video.name, str(error)) from None
+        return {"clips": clip, "labels": np.int32(video.label)}
+
+
+def _cut(video: Record, clip: TrainingClip, rng: np.random.Generator) -> np.ndarray:
+    with video.open() as opened:
+        return clip.cut(opened, rng)
 
 
 def contents(source: Source) -> Any:
@@ -233,8 +238,12 @@ def read_views(source: Source, record: int, protocol: ViewProtocol) -> Sample:
     """
     video = source[record]
     try:
-        with video.open() as opened:
-            views = transforms.views(opened, protocol)
+        views = workers.limited(_views, video, protocol, name=video.name)
     except UserError as error:
         raise UnreadableRecord(video.name, str(error)) from None
     return {"clips": views, "labels": np.int32(video.label)}
+
+
+def _views(video: Record, protocol: ViewProtocol) -> np.ndarray:
+    with video.open() as opened:
+        return transforms.views(opened, protocol)
