@@ -201,7 +201,7 @@ def _configs(args: argparse.Namespace) -> None:
     arg("--counts", "only count SqueezeTime's parameters and operations"),
     arg(
         "--network NAME[:FIELD=VALUE,...]",
-        "networks of the register, or all; default: SqueezeTime, half as wide, with 4 frames",
+        "of the register; all; paper: Tables 6, 7; default: SqueezeTime, half as wide, 4 frames",
         nargs="+",
     ),
     arg("--runtime NAME", f"any of jit fused {' '.join(FORMATS)}", nargs="+"),
@@ -219,6 +219,9 @@ def _configs(args: argparse.Namespace) -> None:
         type=number(float, 0.01),
         default=3.0,
     ),
+    arg("--max-batch N", "largest batch of the throughput; default: 16 on CPUs", type=_POSITIVE),
+    arg("--torch SCRIPT", "Python file whose build(network, clip) makes PyTorch modules"),
+    arg("--results FILE", "JSON written after each network; what it has is kept", type=Path),
     _JSON,
     _save("draw the time of a clip by network and runtime"),
 )
@@ -230,8 +233,9 @@ def _bench(args: argparse.Namespace) -> int:
         return print_counts(*(size or (224, 224)))
     chosen = {"networks": args.network, "runtimes": args.runtime, "dtypes": args.dtype}
     chosen = {name: words for name, words in chosen.items() if words}
-    request = Request(size=size, seconds=args.seconds, **chosen)
-    return bench(request, as_json=args.json, save=args.save)
+    options = {"seconds": args.seconds, "max_batch": args.max_batch, "torch": args.torch or ""}
+    request = Request(size=size, **options, **chosen)
+    return bench(request, results=args.results, as_json=args.json, save=args.save)
 
 
 @subcommand(

@@ -1,8 +1,12 @@
 """`squeezetime bench`: what networks cost on this machine, in every runtime that is installed."""
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,14 +17,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from squeezetime_jax.bench import networks
-from squeezetime_jax.bench.worker import Job
+from squeezetime_jax.bench import comparison, networks
+from squeezetime_jax.bench.worker import Job, result_of
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.export import FORMATS, formats
+from squeezetime_jax.files import write_whole
 from squeezetime_jax.machine import available_cpus
 from squeezetime_jax.model.config import SqueezeTimeConfig
 
 RUNTIMES = ("jit", "fused", *FORMATS)
+_TURNS = 5  # that the runtimes of a network take
 _JAX_DTYPES = ("float32", "bfloat16")
 
 
@@ -34,6 +40,9 @@ class Request:
       dtypes: types that they compute in; a runtime that does not have one leaves it out.
       size: height and width of the clips, in pixels; None: each network's published one.
       seconds: spent on each measurement.
+      max_batch: the largest batch that throughput is measured with; None: 16 on CPUs.
+      torch: a Python file whose `build(network, clip)` makes PyTorch modules, measured beside the
+        runtimes; `worker.Job` describes it.
     """
 
     networks: Sequence[str] = networks.DEFAULT
@@ -41,6 +50,8 @@ class Request:
     dtypes: Sequence[str] = ("float32",)
     size: tuple[int, int] | None = None
     seconds: float = 3.0
+    max_batch: int | None = None
+    torch: str = ""
 
 
 def plan(request: Request) -> tuple[list[Job], list[str]]:
@@ -57,12 +68,22 @@ def plan(request: Request) -> tuple[list[Job], list[str]]:
         for word in words:
             if word not in known:
                 raise UserError(f"{name} {word!r} not found; choose any of {', '.join(known)}")
+    if request.torch and not Path(request.torch).is_file():
+        raise UserError(f"--torch {request.torch}: file not found")
     jobs: list[Job] = []
     notes: dict[str, None] = {}
     for name in networks.names(request.networks):
         config = networks.parse(name)
         height, width = request.size or networks.published_size(config)
         networks.check_size(config, height, width)
+        make = functools.partial(
+            Job,
+            network=name,
+            height=height,
+            width=width,
+            seconds=request.seconds,
+            max_batch=request.max_batch,
+        )
         for runtime in request.runtimes:
             format = formats.get(runtime) if runtime in FORMATS else None
             any_network = format.any_network if format else runtime == "jit"
@@ -72,25 +93,28 @@ def plan(request: Request) -> tuple[list[Job], list[str]]:
                 notes[f"{runtime}: packages are not installed; run {command}"] = None
             else:
                 jobs += [
-                    Job(
-                        network=name,
-                        runtime=runtime,
-                        dtype=dtype,
-                        height=height,
-                        width=width,
-                        seconds=request.seconds,
-                    )
+                    make(runtime=runtime, dtype=dtype)
                     for dtype in request.dtypes
                     if dtype in (format.dtypes if format else _JAX_DTYPES)
                 ]
+        if request.torch:
+            jobs.append(make(runtime="torch", dtype="float32", script=request.torch))
     return jobs, list(notes)
 
 
-def bench(request: Request, *, as_json: bool = False, save: Path | None = None) -> int:
+def bench(
+    request: Request,
+    *,
+    results: Path | None = None,
+    as_json: bool = False,
+    save: Path | None = None,
+) -> int:
     """Measure each network in each runtime, in a process of its own; print a table or JSON.
 
     Args:
       request: what to measure.
+      results: a JSON file that what was measured is written to after each network; what it has
+        already, of this machine, is not measured again.
       as_json: one JSON object, for programs.
       save: a picture of the times.
 
@@ -105,30 +129,71 @@ def bench(request: Request, *, as_json: bool = False, save: Path | None = None) 
 
         plot.check(save)
     jobs, notes = plan(request)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, job in enumerate(jobs, 1):
-            title = f"{job.network}, {job.runtime} {job.dtype}"
-            print(f"{number}/{len(jobs)} {title}", file=sys.stderr, flush=True)
-            suffix = formats.get(job.runtime).suffix if job.runtime in FORMATS else ""
-            result = _measure(job, Path(folder) / f"{number}{suffix}")
+    wanted = [_key(dataclasses.asdict(job)) for job in jobs]
+    rows = _read(results) if results else {}
+    open_jobs = [job for job, key in zip(jobs, wanted, strict=True) if key not in rows]
+    for network, group in itertools.groupby(open_jobs, key=lambda job: job.network):
+        turns = list(group)
+        place = 1 + list(dict.fromkeys(job.network for job in jobs)).index(network)
+        total = len({job.network for job in jobs})
+        ways = ", ".join(f"{job.runtime} {job.dtype}" for job in turns)
+        print(f"{place}/{total} {network}: {ways}", file=sys.stderr, flush=True)
+        for job, result in zip(turns, _measure(turns), strict=True):
             if "error" in result:
-                notes.append(f"{title}: {result['error']}")
+                notes.append(f"{network}, {job.runtime} {job.dtype}: {result['error']}")
             else:
-                rows.append(_row(job, result))
-    if not rows:
+                rows[_key(dataclasses.asdict(job))] = _row(job, result)
+        if results:
+            write_whole(results, json.dumps({"machine": machine(), "rows": list(rows.values())}))
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "rows": [rows[key] for key in wanted if key in rows],
+        "notes": notes,
+    }
+    if not found["rows"]:
         reasons = "; ".join(notes) or "no runtime computes in these types"
         raise UserError(f"nothing was measured: {reasons}")
-    found = {"machine": machine(), "rows": rows, "notes": notes}
     if as_json:
         print(json.dumps(found))
     else:
         _print(_table(found))
-        for note in notes:
-            print(f"not measured: {note}")
+        for line in (
+            *comparison.ranks(found["rows"]),
+            *(f"not measured: {each}" for each in notes),
+        ):
+            print(line)
     if save is not None:
-        print(f"wrote {plot.draw(found, save)}", file=sys.stderr)
+        of_paper = any(comparison.ranks(found["rows"]))
+        print(f"wrote {(plot.draw_paper if of_paper else plot.draw)(found, save)}", file=sys.stderr)
     return 0
+
+
+def _key(row: dict[str, Any]) -> tuple:
+    """What a measurement is of, given its row or its job."""
+    size = row["size"] if "size" in row else (row["height"], row["width"])
+    return row["network"], row["runtime"], row["dtype"], *size
+
+
+def _read(results: Path) -> dict[tuple, dict[str, Any]]:
+    """The rows of a file of results by key; none if there is no file.
+
+    Raises:
+      UserError: it is damaged, or of another machine.
+    """
+    if not results.exists():
+        return {}
+    try:
+        found = json.loads(results.read_text())
+        rows = {_key(row): row for row in found["rows"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{results}: expected the JSON of squeezetime bench; choose another file"
+        ) from None
+    if found["machine"] != machine():
+        raise UserError(
+            f"{results}: measured on another machine ({found['machine']}); choose another file"
+        )
+    return rows
 
 
 def print_counts(height: int, width: int) -> int:
@@ -162,19 +227,87 @@ def machine() -> str:
     return f"{name}, {available_cpus()} threads, {platform.system()}"
 
 
-def _measure(job: Job, path: Path) -> dict[str, Any]:
-    """Write the exported file, or compile, in one process; measure in another."""
-    for task in ("prepare", "measure"):
-        words = [task, str(path), json.dumps(dataclasses.asdict(job))]
-        command = [sys.executable, "-m", "squeezetime_jax.bench.worker", *words]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return {"error": f"ended with status {done.returncode}: {last}"}
-        answer = json.loads(done.stdout.splitlines()[-1])
-        if "error" in answer:
-            break
-    return answer
+def _measure(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Results or errors of a network's jobs, each in a process of its own, which take turns."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(_Process(job, Path(folder) / str(number)))
+            for number, job in enumerate(jobs)
+        ]
+        times: list[list[float]] = [[] for _ in jobs]
+        for _ in range(_TURNS):
+            for process, found, job in zip(processes, times, jobs, strict=True):
+                found += process.ask(str(job.seconds / _TURNS)) or []
+        results = []
+        for process, found in zip(processes, times, strict=True):
+            rate = 1 / statistics.median(found) if found else 1.0
+            throughput = process.ask(f"sweep {rate}")
+            results.append(
+                {"error": process.error}
+                if process.error
+                else dataclasses.asdict(result_of(found, throughput, **process.loaded))
+            )
+    return results
+
+
+class _Process:
+    """A worker that has written the exported file, or compiled, and loaded the network.
+
+    Attributes:
+      loaded: what was found while loading.
+      error: why it has ended; empty if it has not.
+    """
+
+    def __init__(self, job: Job, path: Path) -> None:
+        suffix = formats.get(job.runtime).suffix if job.runtime in FORMATS else ""
+        words = [f"{path}{suffix}", json.dumps(dataclasses.asdict(job))]
+        self.error = ""
+        self.loaded: dict[str, Any] = {}
+        for task in ("prepare", "measure"):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "squeezetime_jax.bench.worker", task, *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            if task == "prepare":
+                self._answer()
+                self._process.communicate()
+            elif not self.error:
+                self.loaded = self._answer() or {}
+            if self.error:
+                break
+
+    def ask(self, question: str) -> Any:
+        """The answer to a line; None if the worker has ended."""
+        if self.error:
+            return None
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(question, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        """The next line that is an answer; libraries print lines of their own."""
+        assert self._process.stdout is not None
+        last = "no message"
+        for line in self._process.stdout:
+            last = line.strip() or last
+            with contextlib.suppress(ValueError):
+                answer = json.loads(line)
+                if isinstance(answer, dict):
+                    self.error = answer.get("error", "")
+                return answer
+        self.error = f"ended with status {self._process.wait()}: {last}"
+        return None
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._process.communicate()
 
 
 def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +322,7 @@ def _row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         "parameters": networks.parameters(config),
         "multiply_adds": networks.multiply_adds(config, job.height, job.width),
         "published_top1": networks.published_top1(config),
+        "paper_cpu_ms": networks.paper_cpu_ms(config),
         "best_batch": batch,
         "clips_per_second": rate,
         **result,
@@ -201,7 +335,7 @@ def _table(found: dict[str, Any]) -> Table:
         table.add_column(column, no_wrap=True)
     for column in (
         *("parameters", "multiply-\nadds", "ms a clip", "middle half"),
-        *("clips/s", "at batch", "peak\nMiB", "first\nanswer, s"),
+        *("clips/s", "at batch", "peak\nMiB", "first\nanswer, s", "paper's\nCPU, ms"),
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for row in found["rows"]:
@@ -219,5 +353,6 @@ def _table(found: dict[str, Any]) -> Table:
             f"{row['best_batch']}",
             f"{row['peak_mib']:.0f}" if row["peak_mib"] is not None else "",
             f"{row['first_seconds']:.1f}",
+            f"{row['paper_cpu_ms'] or ''}",
         )
     return table

@@ -1,6 +1,7 @@
 """The networks that `squeezetime bench` measures, and what is known of them without measuring."""
 
 import ast
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -64,12 +65,15 @@ PAPER = (
 
 
 def names(words: Sequence[str]) -> list[str]:
-    """The networks that `--network` means, where "all" stands for the whole register.
+    """The networks that `--network` means: "all" is the whole register, "paper" Tables 6 and 7.
 
     Raises:
       UserError: one is unknown or has an invalid field.
     """
-    found = [name for word in words for name in (registry.names() if word == "all" else [word])]
+    every = registry.names()
+    paper = [name for name in every if registry.entry_of(name).published.paper_cpu_ms]
+    groups = {"all": every, "paper": paper}
+    found = [name for word in words for name in groups.get(word, [word])]
     for name in found:
         parse(name)
     return list(dict.fromkeys(found))
@@ -78,11 +82,13 @@ def names(words: Sequence[str]) -> list[str]:
 def parse(text: str) -> NetworkConfig:
     """The configuration of "NAME" or "NAME:FIELD=VALUE,FIELD=VALUE".
 
+    Without another value, clips have as many frames as those that the published cost is of.
+
     Raises:
       UserError: there is no such network or field, or a value is invalid.
     """
     name, _, fields = text.partition(":")
-    changes = {}
+    changes: dict[str, Any] = {"num_frames": registry.entry_of(name).published.clip[0]}
     for part in filter(None, fields.split(",")):
         field, equals, word = part.partition("=")
         if not equals:
@@ -131,6 +137,15 @@ def _abstract(config: NetworkConfig) -> Any:
 def multiply_adds(config: NetworkConfig, height: int, width: int) -> int:
     """Multiply-adds of a clip, with the classifier."""
     return counts.multiply_adds(_abstract(config), (config.num_frames, height, width))
+
+
+def paper_cpu_ms(config: NetworkConfig) -> int | None:
+    """The paper's milliseconds on a CPU, of a network as in its Table 7."""
+    published = registry.entry_of(config).published
+    as_published = dataclasses.replace(
+        registry.entry_of(config).config, num_frames=published.clip[0]
+    )
+    return published.paper_cpu_ms if config == as_published else None
 
 
 def published_top1(config: NetworkConfig) -> float | None:

@@ -69,6 +69,36 @@ def draw(found: dict[str, Any], target: Path) -> Path:
     return target
 
 
+def draw_paper(found: dict[str, Any], target: Path) -> Path:
+    """Draw the paper's times over those of here, a panel for each runtime (as its Figure 1).
+
+    Args:
+      found: as `squeezetime bench --json` prints it; rows without the paper's time are left out.
+      target: the picture.
+    """
+    rows = [row for row in found["rows"] if row["paper_cpu_ms"]]
+    ways = list(dict.fromkeys(f"{row['runtime']} {row['dtype']}" for row in rows))
+    figure = Figure(figsize=(6.5 * len(ways), 6), layout="constrained")
+    for axes, way in zip(figure.subplots(1, len(ways), squeeze=False)[0], ways, strict=True):
+        for row in rows:
+            if f"{row['runtime']} {row['dtype']}" != way:
+                continue
+            ours = row["network"] == "squeezetime"
+            place = row["milliseconds"], row["paper_cpu_ms"]
+            axes.plot(*place, "*" if ours else "o", color="C3" if ours else "C0")
+            axes.annotate(
+                row["network"], place, (4, 3), textcoords="offset points", fontsize="x-small"
+            )
+        axes.set(xscale="log", yscale="log", title=way, xlabel="ms a clip, this machine")
+        axes.set_ylabel("ms a clip, the paper's CPU")
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3, which="both")
+    figure.suptitle(f"{found['machine']}; clips of the paper's sizes, batch 1", fontsize="medium")
+    with whole(target) as part:
+        figure.savefig(part, dpi=150)
+    return target
+
+
 def _title(row: dict[str, Any]) -> str:
     top1 = row["published_top1"]
     published = f"; top-1 {top1:.1f} %" if top1 is not None else ""

@@ -2,17 +2,18 @@
 
 A process of its own shows its own memory, and what one runtime leaves behind slows no other down.
 `squeezetime bench` starts it twice for each job: once to write the exported file or to compile, and
-once to measure.
+once to measure, when told to: the runtimes of a network take turns.
 """
 
 import dataclasses
 import functools
 import importlib
 import json
+import runpy
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from squeezetime_jax.errors import UserError
 from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.export.runtime import open_runtime
 from squeezetime_jax.export.write import export
-from squeezetime_jax.machine import give_back_memory
+from squeezetime_jax.machine import available_cpus, give_back_memory
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.fused import fuse, logits
 from squeezetime_jax.peers import registry
@@ -48,11 +49,15 @@ class Job:
 
     Attributes:
       network: "NAME" or "NAME:FIELD=VALUE,...".
-      runtime: "jit", the network as it is trained; "fused"; or a format of `squeezetime export`.
+      runtime: "jit", the network as it is trained; "fused"; "torch", a module of PyTorch that a
+        script makes; or a format of `squeezetime export`.
       dtype: type that it computes in.
       height: of the clips, in pixels.
       width: of the clips, in pixels.
       seconds: spent on each measurement.
+      max_batch: the largest batch that throughput is measured with; None: 16 on CPUs.
+      script: for "torch", a file with `build(network, clip) -> (module, input)`, where the clip is
+        (frames, height, width); None where it has not the network.
     """
 
     network: str
@@ -61,6 +66,8 @@ class Job:
     height: int
     width: int
     seconds: float = 3.0
+    max_batch: int | None = None
+    script: str = ""
 
     @property
     def is_exported(self) -> bool:
@@ -107,7 +114,8 @@ def prepare(job: Job, path: str) -> None:
       UserError: the network cannot be exported.
     """
     if not job.is_exported:
-        use_compilation_cache(path)
+        if job.runtime != "torch":
+            use_compilation_cache()
         run, _, _ = _open(job, path)
         run(_clips(job, 1))
         return
@@ -124,39 +132,70 @@ def prepare(job: Job, path: str) -> None:
     )
 
 
-def measure(job: Job, path: str) -> Result:
-    """Measure; memory first, while nothing but one clip has been scored.
+class Measurement:
+    """A network that is loaded in its runtime and has scored one clip again and again.
+
+    Memory is measured first, while nothing but one clip has been scored.
 
     Args:
       job: what to measure.
-      path: the exported file or the cache of compiled programs, as `prepare` left it.
+      path: the exported file, as `prepare` left it.
+
+    Attributes:
+      peak_mib: as of `Result`.
+      first_seconds: as of `Result`.
+      device: as of `Result`.
     """
-    if job.is_exported:  # the code of a runtime is not counted as memory of the network
-        importlib.import_module(formats.get(job.runtime).runtime)
-    else:
-        use_compilation_cache(path)
-    jax.devices()
-    before = _reset_peak()
-    run, is_fixed, seconds = _open(job, path)
-    give_back_memory()  # as `squeezetime predict` does
-    clip = _clips(job, 1)
-    begin = time.perf_counter()
-    run(clip)
-    first = seconds + time.perf_counter() - begin
-    for _ in range(_WARM_UP):
-        run(clip)
-    peak = _peak_over(before)
-    times = _times(run, clip, job.seconds)
-    low, median, high = statistics.quantiles(times, n=4)
-    device = jax.devices()[0]
+
+    def __init__(self, job: Job, path: str):
+        if job.is_exported:  # the code of a runtime is not counted as memory of the network
+            importlib.import_module(formats.get(job.runtime).runtime)
+        elif job.runtime == "torch":
+            importlib.import_module("torch")
+        else:
+            use_compilation_cache()
+        jax.devices()
+        before = _reset_peak()
+        self._job = job
+        self._run, self._is_fixed, seconds = _open(job, path)
+        give_back_memory()  # as `squeezetime predict` does
+        self._clip = _clips(job, 1)
+        begin = time.perf_counter()
+        self._run(self._clip)
+        self.first_seconds = seconds + time.perf_counter() - begin
+        for _ in range(_WARM_UP):
+            self._run(self._clip)
+        self.peak_mib = _peak_over(before)
+        on_cpu = job.runtime == "torch" or (job.is_exported and job.runtime != "stablehlo")
+        self.device = "cpu" if on_cpu else jax.devices()[0].device_kind
+
+    def times(self, seconds: float) -> list[float]:
+        """Seconds of one clip, again and again."""
+        return _times(self._run, self._clip, seconds, warm_up=1, min_runs=1)
+
+    def throughput(self, single: float) -> list[tuple[int, float]]:
+        """(batch, clips a second), given those of one clip."""
+        return [(1, single)] if self._is_fixed else _sweep(self._job, self._run, single)
+
+
+def result_of(
+    times: Sequence[float],
+    throughput: list[tuple[int, float]],
+    *,
+    peak_mib: float | None,
+    first_seconds: float,
+    device: str,
+) -> Result:
+    """The result of a measurement whose times were taken in turns."""
+    low, median, high = (1e3 * quartile for quartile in statistics.quantiles(times, n=4))
     return Result(
-        milliseconds=1e3 * median,
-        spread=(1e3 * low, 1e3 * high),
+        milliseconds=median,
+        spread=(low, high),
         runs=len(times),
-        throughput=[(1, 1 / median)] if is_fixed else _sweep(job, run, 1 / median),
-        peak_mib=peak,
-        first_seconds=first,
-        device="cpu" if job.is_exported and job.runtime != "stablehlo" else device.device_kind,
+        throughput=throughput,
+        peak_mib=peak_mib,
+        first_seconds=first_seconds,
+        device=device,
     )
 
 
@@ -181,6 +220,8 @@ def _open(job: Job, path: str) -> tuple[Run, bool, float]:
         runtime = open_runtime(path)
         seconds = time.perf_counter() - begin
         return runtime.run, runtime.manifest.batch == 1, seconds
+    if job.runtime == "torch":
+        return _open_torch(job), True, 0.0
     model = _network(job.config)
     weights: Any
     if job.runtime == "fused":
@@ -192,6 +233,30 @@ def _open(job: Job, path: str) -> tuple[Run, bool, float]:
         network = functools.partial(_plain, graph)
     compiled = jax.jit(network, compiler_options=dict(inference_options()))
     return lambda clips: jax.block_until_ready(compiled(weights, clips)), False, 0.0
+
+
+def _open_torch(job: Job) -> Run:
+    """A module of the script, eager, without gradients; its clip is its own.
+
+    Raises:
+      UserError: the script does not have the network.
+    """
+    import torch
+
+    made = runpy.run_path(job.script)["build"](
+        job.network, (job.config.num_frames, job.height, job.width)
+    )
+    if made is None:
+        raise UserError(f"{job.script} does not build {job.network}")
+    module, clip = made
+    module.eval()
+    torch.set_num_threads(available_cpus())
+
+    def run(_: Any) -> Any:
+        with torch.no_grad():
+            return module(clip)
+
+    return run
 
 
 def _plain(graph: Any, state: Any, clips: Any) -> Any:
@@ -208,12 +273,14 @@ def _clips(job: Job, batch: int) -> Any:
     return clips if job.is_exported else jax.device_put(clips)
 
 
-def _times(run: Run, clips: Any, seconds: float) -> list[float]:
-    for _ in range(_WARM_UP):
+def _times(
+    run: Run, clips: Any, seconds: float, *, warm_up: int = _WARM_UP, min_runs: int = _MIN_RUNS
+) -> list[float]:
+    for _ in range(warm_up):
         run(clips)
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < _MIN_RUNS or time.perf_counter() < end:
+    while len(times) < min_runs or time.perf_counter() < end:
         begin = time.perf_counter()
         run(clips)
         times.append(time.perf_counter() - begin)
@@ -223,7 +290,7 @@ def _times(run: Run, clips: Any, seconds: float) -> list[float]:
 def _sweep(job: Job, run: Run, single: float) -> list[tuple[int, float]]:
     """Throughput of doubling batches, until that gains little or memory is exhausted."""
     found = [(1, single)]
-    limit = _MAX_BATCH.get(jax.default_backend(), _MAX_BATCH_ELSEWHERE)
+    limit = job.max_batch or _MAX_BATCH.get(jax.default_backend(), _MAX_BATCH_ELSEWHERE)
     while (batch := 2 * found[-1][0]) <= limit:
         try:
             rate = batch / statistics.median(_times(run, _clips(job, batch), job.seconds))
@@ -264,18 +331,31 @@ def _peak_over(before: float | None) -> float | None:
 
 
 def main() -> None:
-    """`prepare|measure PATH JOB`: a job as JSON in, a result or an error as JSON out."""
+    """`prepare|measure PATH JOB`: a job as JSON in, results or an error as lines of JSON out.
+
+    A measurement answers with what it found while loading; then, for each line of its input, a
+    number of seconds, with the times of so many; and after "sweep RATE" with the throughput.
+    """
     task, path, fields = sys.argv[1:]
     job = Job(**json.loads(fields))
-    answer: dict[str, Any] = {}
     try:
         if task == "prepare":
             prepare(job, path)
-        else:
-            answer = dataclasses.asdict(measure(job, path))
+            _say({})
+            return
+        found = Measurement(job, path)
     except UserError as error:
-        answer = {"error": str(error)}
-    print(json.dumps(answer))
+        _say({"error": str(error)})
+        return
+    names = ("peak_mib", "first_seconds", "device")
+    _say({name: getattr(found, name) for name in names})
+    for line in sys.stdin:
+        word, _, rate = line.partition(" ")
+        _say(found.throughput(float(rate)) if word == "sweep" else found.times(float(word)))
+
+
+def _say(answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from squeezetime_jax import SqueezeTimeConfig, cli
-from squeezetime_jax.bench import command, networks, plot, worker
+from squeezetime_jax.bench import command, comparison, networks, plot, worker
 from squeezetime_jax.bench.command import Request, plan
 from squeezetime_jax.export import FORMATS, formats
 from squeezetime_jax.peers import registry
@@ -49,9 +50,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[worker.Job]:
     """The jobs that were measured; nothing is."""
     jobs: list[worker.Job] = []
 
-    def measure(job: worker.Job, path: Path) -> dict:
-        jobs.append(job)
-        return {"error": "out of memory"} if job.dtype == "bfloat16" else MEASURED
+    def measure(turns: list[worker.Job]) -> list[dict]:
+        jobs.extend(turns)
+        failed = {"error": "out of memory"}
+        return [failed if job.dtype == "bfloat16" else MEASURED for job in turns]
 
     monkeypatch.setattr(command, "_measure", measure)
     return jobs
@@ -186,18 +188,24 @@ def test_figures_that_are_not_measured() -> None:
 def test_a_measurement(
     network: str, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "use_compilation_cache", lambda folder: None)
+    monkeypatch.setattr(worker, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(worker, "_MAX_BATCH", {"cpu": 2})
     job = worker.Job(
         network=network, runtime=runtime, dtype="float32", height=32, width=32, seconds=0.01
     )
     worker.prepare(job, str(tmp_path))
     begin = time.perf_counter()
-    result = worker.measure(job, str(tmp_path))
+    loaded = worker.Measurement(job, str(tmp_path))
+    times = [*loaded.times(job.seconds), *loaded.times(job.seconds)]
+    rate = 1 / statistics.median(times)
+    result = worker.result_of(
+        *(times, loaded.throughput(rate)),
+        **{name: getattr(loaded, name) for name in ("peak_mib", "first_seconds", "device")},
+    )
     passed = 1e3 * (time.perf_counter() - begin)
     low, high = result.spread
-    assert 0 < low <= result.milliseconds <= high < passed
-    assert worker._MIN_RUNS <= result.runs < passed / low
+    assert low <= result.milliseconds <= high < passed
+    assert 2 <= result.runs == len(times)
     assert [batch for batch, _ in result.throughput] == [1, 2]
     assert result.throughput[0][1] == pytest.approx(1e3 / result.milliseconds)
     assert 0 < 1e3 * result.first_seconds < passed
@@ -223,6 +231,56 @@ def test_each_runtime_is_measured_in_its_process(
         assert row["clips_per_second"] == max(rate for _, rate in row["throughput"])
         assert row["peak_mib"] is None or row["peak_mib"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_measured_is_not_measured_again(
+    measured: list[worker.Job], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    results = tmp_path / "speed.json"
+    words = [*WORDS, "--results", str(results), "--json", "--runtime"]
+    assert cli.main([*words, "fused"]) == 0
+    assert cli.main([*words, "jit", "fused"]) == 0
+    assert [job.runtime for job in measured] == ["fused", "jit"]
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["runtime"] for row in found["rows"]] == ["jit", "fused"]
+    kept = json.loads(results.read_text())
+    assert len(kept["rows"]) == 2
+    results.write_text(json.dumps({**kept, "machine": "another"}))
+    assert cli.main([*words, "jit"]) == 1
+    assert "measured on another machine (another)" in capsys.readouterr().err
+
+
+def test_modules_of_pytorch_are_measured_beside_the_others(
+    measured: list[worker.Job], tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.touch()
+    assert cli.main([*WORDS, "--runtime", "jit", "--torch", str(script)]) == 0
+    assert [(job.runtime, job.script) for job in measured] == [("jit", ""), ("torch", str(script))]
+    assert cli.main([*WORDS, "--torch", "nothing.py"]) == 1
+
+
+def test_networks_of_the_paper_are_ranked_against_it() -> None:
+    assert len(networks.names(["paper"])) == 20
+    assert comparison.spearman([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
+    assert comparison.spearman([1, 1, 2], [5, 5, 9]) == pytest.approx(1)
+    times = {"squeezetime": (3.0, 10), "x3d_xs": (1.0, 20), "e3d_xs": (2.0, 30)}
+    rows = [
+        {"network": name, "runtime": "jit", "dtype": "float32"}
+        | {"milliseconds": here, "paper_cpu_ms": paper}
+        for name, (here, paper) in times.items()
+    ]
+    (line,) = comparison.ranks(rows)
+    assert "SqueezeTime is number 3 of 3, in the paper 1; rank correlation" in line
+    assert line.endswith("-0.50 (Spearman)")
+    assert not list(comparison.ranks(rows[:2]))
+
+
+def test_clips_have_the_frames_of_the_papers_input() -> None:
+    assert networks.parse("tsn_r34").num_frames == 25
+    assert networks.parse("tsn_r34:num_frames=3").num_frames == 3
+    assert networks.paper_cpu_ms(networks.parse("tsn_r34")) == 636
+    assert networks.paper_cpu_ms(networks.parse("tsn_r34:num_frames=3")) is None
 
 
 def draw(path: Path, *published: float | None) -> np.ndarray:
