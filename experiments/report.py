@@ -11,7 +11,7 @@ from typing import Any
 import plots
 from paper import KINETICS400, Row, Table
 from runs import Run, Settings, ordered, run_of, runs_of
-from speeds import measured
+from speeds import measured, networks_table
 
 from squeezetime_jax.bench.command import machine
 from squeezetime_jax.files import whole, write_whole
@@ -145,6 +145,7 @@ def markdown(table: Table, settings: Settings, lines: Sequence[Line]) -> str:
     notes += [table.demo_note if settings.scale == "demo" else "", table.note]
     notes += [f"Speed: medians at batch 1, on {machine()}." if table.runtimes else ""]
     notes += [verdict(table, settings, lines)]
+    notes += [networks_table(settings) if table.networks else ""]
     return "\n\n".join([f"### {table.title}", text, *filter(None, notes)]) + "\n"
 
 

@@ -11,6 +11,7 @@ from launch import PROGRAM
 from paper import Row, Table
 from runs import Run, Settings, run_of
 
+from squeezetime_jax.bench import comparison
 from squeezetime_jax.bench.command import machine
 from squeezetime_jax.files import write_whole
 
@@ -59,8 +60,54 @@ def measured(table: Table, row: Row, settings: Settings) -> dict[str, dict[str, 
     return {f"{each['runtime']} {each['dtype']}": each for each in found["rows"]}
 
 
+def networks_file(settings: Settings) -> Path:
+    """Where the measurements of the paper's other networks lie."""
+    return settings.folder / "speed" / "networks.json"
+
+
+def networks_command(settings: Settings) -> list[str]:
+    """The benchmark of the networks of Tables 6 and 7, as words; it continues where it stopped."""
+    file = networks_file(settings)
+    words = ["--network", "paper", "--runtime", "jit", "--max-batch", "1", "--seconds", "2"]
+    return [*PROGRAM, "bench", *words, "--results", str(file), "--save", f"{file}.png"]
+
+
+def networks_table(settings: Settings) -> str:
+    """The networks of Tables 6 and 7 as measured here, in Markdown; empty before they were."""
+    try:
+        found = json.loads(networks_file(settings).read_text())
+    except FileNotFoundError:
+        return ""
+    if found["machine"] != machine():
+        return ""
+    heads = ["network", "clip", "parameters, M", "multiply-adds, G", "runtime"]
+    lines = [[*heads, "ms a clip", "peak, MiB", "paper, ms"], ["---"] * 5 + ["---:"] * 3]
+    for row in sorted(found["rows"], key=lambda row: row["milliseconds"]):
+        peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
+        lines.append(
+            [
+                row["network"],
+                "x".join(map(str, (row["num_frames"], *row["size"]))),
+                f"{row['parameters'] / 1e6:.1f}",
+                f"{row['multiply_adds'] / 1e9:.2f}",
+                f"{row['runtime']} {row['dtype']}",
+                f"{row['milliseconds']:.1f}",
+                peak,
+                str(row["paper_cpu_ms"] or ""),
+            ]
+        )
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    notes = [f"{line}." for line in comparison.ranks(found["rows"])]
+    return "\n\n".join([f"Networks at the paper's clips, on {machine()}:", text, *notes]) + "\n"
+
+
 def measure(table: Table, settings: Settings, *, dry_run: bool = False) -> None:
     """Time every row that was not timed; a runtime that is not installed is left out."""
+    if table.networks and dry_run:
+        print(shlex.join(networks_command(settings)))
+    elif table.networks:
+        networks_file(settings).parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(networks_command(settings), stdout=subprocess.DEVNULL)
     for row in table.rows if table.runtimes else ():
         command = bench_command(table, row, settings)
         if dry_run:

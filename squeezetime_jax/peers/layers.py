@@ -150,14 +150,15 @@ class Head(nnx.Module):
     ) -> Float[Array, "n classes"]:
         """Logits of a feature map."""
         if self.window is None:
-            x = jnp.mean(x, (2, 3) if self.per_frame else (1, 2, 3), keepdims=True)
+            x = jnp.mean(x, (2, 3) if self.per_frame else (1, 2, 3))
         else:
             window = tuple(map(min, self.window, x.shape[1:4]))  # a smaller map is pooled whole
             x = nnx.avg_pool(x, window_shape=window, strides=(1, 1, 1), padding="VALID")
+            x = x.reshape(x.shape[0], -1, x.shape[-1])
         if self.hidden is not None:
             x = self.activation(self.hidden(x))
-        logits = self.classifier(self.dropout(x, rngs=rngs))
-        return jnp.mean(logits.astype(self.dtype), (1, 2, 3))
+        logits = self.classifier(self.dropout(x, rngs=rngs)).astype(self.dtype)
+        return logits if logits.ndim == 2 else jnp.mean(logits, axis=1)
 
 
 class Network(nnx.Module):
