@@ -1,7 +1,6 @@
 """Operations that mix the frames of a feature map inside a network of 2-D convolutions."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 from squeezetime_jax.model.config import NetworkConfig
 from squeezetime_jax.model.layers import Linear, uniform_param
 from squeezetime_jax.model.norm import EPSILON, BatchNorm
-from squeezetime_jax.peers.layers import Conv, ConvNorm, Padding, Triple, depthwise
+from squeezetime_jax.peers.layers import Conv, ConvNorm, Padding, Triple
 
 
 class Shift(nnx.Module):
@@ -104,9 +103,9 @@ class TemporalAdaptive(nnx.Module):
         by_channel = pooled[:, :, 0, 0].transpose(0, 2, 1)  # (n, c, t)
         hidden = jax.nn.relu(self.kernel_norm(self.kernel_hidden(by_channel)))
         taps = jax.nn.softmax(self.kernel_out(hidden)).transpose(0, 2, 1)  # (n, 3, c)
-        convolve = partial(depthwise, stride=(1, 1, 1), pads=((1, 1), (0, 0), (0, 0)))
-        kernels = taps[:, :, None, None]
-        return jax.vmap(lambda clip, own: convolve(clip[None], own)[0])(x * gate, kernels)
+        padded = jnp.pad(x * gate, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+        shifted = [padded[:, k : k + x.shape[1]] * taps[:, k, None, None, None] for k in range(3)]
+        return sum(shifted[1:], shifted[0])
 
 
 class FactoredConv(nnx.Module):
