@@ -253,7 +253,8 @@ def convolve(
     _check_room(x.shape[1:4], kernel.shape[:3], pads)
     if groups == channels == kernel.shape[4] and groups > 1:
         return depthwise(x, kernel[..., 0, :], stride=stride, pads=pads)
-    if (kt, kh, kw) == (1, 1, 1) and not any(map(any, pads)):
+    # LiteRT cannot hold the matrix product of a map of one pixel.
+    if (kt, kh, kw) == (1, 1, 1) and not any(map(any, pads)) and (h > 1 or w > 1):
         x = x[:, :: stride[0], :: stride[1], :: stride[2]]
         return x @ kernel[0, 0, 0] if groups == 1 else _multiply_groups(x, kernel[0, 0, 0], groups)
     if kt == 1 and stride[0] == 1 and not any(pads[0]):
