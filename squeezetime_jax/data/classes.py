@@ -43,6 +43,11 @@ def order(names: Sequence[str], expected: Sequence[str]) -> list[int] | None:
     return None if None in places else [place for place in places if place is not None]
 
 
+def is_same(name: str, other: str) -> bool:
+    """Whether two names are of one class."""
+    return _simple(name) == _simple(other)
+
+
 def missing(names: Sequence[str], expected: Sequence[str]) -> list[str]:
     """Those of `expected` that are not among the names."""
     found = {*_places(names, expected)}

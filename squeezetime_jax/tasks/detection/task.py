@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from squeezetime_jax import hosts
-from squeezetime_jax.checkpoint.store import Meta
-from squeezetime_jax.data import augment
+from squeezetime_jax.checkpoint.store import Meta, read_labels
+from squeezetime_jax.data import augment, classes
 from squeezetime_jax.data.batches import Sample, pad_rows
 from squeezetime_jax.data.embedded import people
 from squeezetime_jax.errors import UserError
@@ -86,7 +87,11 @@ class Detection(Task):
             return None
         model = self.experiment.model
         split = Split(self.data, "test", model.num_classes, model.num_frames)
-        return TestClips(split, self.experiment.evaluation)
+        test = TestClips(split, self.experiment.evaluation)
+        known = read_labels(checkpoint) if checkpoint else None
+        if known and len(known) == model.num_classes:
+            check_actions(read_actions(split.data.labels), known, split.data.labels)
+        return test
 
     def lower_evaluation(self, mesh: Mesh) -> dict[str, jax.stages.Lowered]:
         """The scores of a batch of clips, with as many boxes as a training clip may have."""
@@ -204,6 +209,26 @@ def box_metrics(
 
 def _has_action(labels: Bool[Array, "n k classes"], mask: Bool[Array, "n k"]) -> Bool[Array, "n k"]:
     return mask & jnp.any(labels[..., 1:], axis=-1)
+
+
+def check_actions(actions: Mapping[int, str], known: Sequence[str], place: str) -> None:
+    """Refuse a list of actions that are numbered otherwise than those of a checkpoint.
+
+    Args:
+      actions: name of each number in the list.
+      known: the checkpoint's names, by number.
+      place: the list, for messages.
+
+    Raises:
+      UserError: with the first number that stands for another action.
+    """
+    for number, name in actions.items():
+        mine = known[number] if number < len(known) else "none"
+        if not classes.is_same(name, mine) and mine != f"action {number}":
+            raise UserError(
+                f"{place}: action {number} is {name!r}, but {mine!r} in the checkpoint; give the"
+                " list of actions that it was trained with (data.labels)"
+            )
 
 
 class TrainingClips(TrainingSet):

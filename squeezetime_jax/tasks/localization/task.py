@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.store import Meta, load, read_labels
+from squeezetime_jax.data import classes
 from squeezetime_jax.data.batches import Sample, UnreadableRecord
 from squeezetime_jax.data.embedded import untrimmed
 from squeezetime_jax.errors import UserError
@@ -224,7 +225,7 @@ class TestVideos(TestSet):
       labels: class names in the order of the network's outputs; None: the annotations'.
 
     Raises:
-      UserError: the annotations are invalid.
+      UserError: the annotations are invalid, or have a class that the network does not know.
     """
 
     def __init__(self, experiment: Experiment, data: Data, labels: list[str] | None = None):
@@ -232,7 +233,16 @@ class TestVideos(TestSet):
         file = Path(data.annotations) / GROUND_TRUTH_FILE
         self._truth, self._scored = read_ground_truth(file, "test")
         annotations = read_annotations(data.annotations, "test")
-        self._labels = labels or annotations.class_names
+        self._labels = list(labels or annotations.class_names)
+        # The scores are matched by name, as the annotations spell it.
+        names = annotations.class_names
+        place = f"{data.annotations}: annotations"
+        for number, name in zip(
+            classes.numbers(names, self._labels, place=place, owner="the checkpoint"),
+            names,
+            strict=True,
+        ):
+            self._labels[number] = name
         self._videos = list(annotations.videos.items())
 
     def __len__(self) -> int:

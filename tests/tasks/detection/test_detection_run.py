@@ -28,7 +28,7 @@ from squeezetime_jax.tasks.detection.dataset import KeyFrames, Split
 from squeezetime_jax.tasks.detection.detect import Choices, detect, draw
 from squeezetime_jax.tasks.detection.detector import load_detector
 from squeezetime_jax.tasks.detection.frames import FolderFrames
-from squeezetime_jax.tasks.detection.task import Detection, TestClips
+from squeezetime_jax.tasks.detection.task import Detection, TestClips, check_actions
 from squeezetime_jax.training import config, runner
 from squeezetime_jax.training.report import Reporter, read_metrics
 
@@ -99,7 +99,7 @@ def test_evaluation_prints_writes_and_draws(
     """The last evaluation of the run, again, and once more from the file of detections."""
     figures = []
     save = "squeezetime_jax.evaluation.pictures.save_figure"
-    monkeypatch.setattr(save, lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(save, lambda figure, path: figures.append(figure) or path)
     written = tmp_path / "found.csv"
     arguments = {"as_json": True, "scores": written, "save": tmp_path / "ap.png"}
     runner.evaluate(fields(), str(workdir), **arguments)
@@ -192,6 +192,13 @@ def test_a_box_is_drawn_with_its_actions_on_an_enlarged_frame() -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Detection(config.parse(fields()), tmp_path_factory.mktemp("data")).data
+
+
+def test_actions_with_the_numbers_of_others_are_refused_by_name() -> None:
+    known = ["no action", "stand", "sit", "action 3"]
+    check_actions({1: "Stand", 2: "sit", 3: "run"}, known, "list.pbtxt")
+    with pytest.raises(UserError, match=r"list.pbtxt: action 2 is 'walk', but 'sit' in the check"):
+        check_actions({1: "stand", 2: "walk"}, known, "list.pbtxt")
 
 
 def test_a_training_sample_holds_the_boxes_that_count(data: Data) -> None:

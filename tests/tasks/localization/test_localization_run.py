@@ -25,6 +25,7 @@ from squeezetime_jax.data.embedded.untrimmed import Untrimmed
 from squeezetime_jax.errors import UserError
 from squeezetime_jax.model.config import SqueezeTimeConfig
 from squeezetime_jax.tasks.localization import localize
+from squeezetime_jax.tasks.localization.annotations import read_annotations
 from squeezetime_jax.tasks.localization.metric import TemporalMap
 from squeezetime_jax.tasks.localization.model import load_localizer
 from squeezetime_jax.tasks.localization.task import Localization, TestVideos
@@ -87,7 +88,7 @@ def test_a_run_evaluates_on_the_way_and_its_checkpoint_gives_the_same(
     assert scores[-1]["average"] > 0.01
     figures: list[Figure] = []
     save = "squeezetime_jax.evaluation.pictures.save_figure"
-    monkeypatch.setattr(save, lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(save, lambda figure, path: figures.append(figure) or path)
     found = tmp_path / "found.json"
     for as_json in (False, True):
         arguments = {"as_json": as_json, "scores": found, "save": tmp_path / "classes.png"}
@@ -275,6 +276,15 @@ def test_a_training_record_is_a_window_with_its_instances(data: Path) -> None:
         assert sample["segments"].max() <= 32
     frames, others = (records.read(number, rng)["frames"] for number in (0, 1))
     assert (frames[4:] == others[:-4]).all()  # the next window starts 4 frames later
+
+
+def test_the_annotations_classes_are_those_of_the_checkpoint_by_name(data: Path) -> None:
+    small = Localization(config.parse(run_fields(data)), data)
+    names = read_annotations(small.data.annotations, "test").class_names
+    mixed = [name.upper() for name in reversed(names)]
+    assert TestVideos(small.experiment, small.data, mixed).contents()[1] == list(reversed(names))
+    with pytest.raises(UserError, match=f"1 class not in the checkpoint: '{names[0]}'"):
+        TestVideos(small.experiment, small.data, list(names[1:]))
 
 
 def test_a_test_video_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None:
