@@ -73,7 +73,7 @@ def localize_video(
     if save is not None:
         from squeezetime_jax.evaluation.pictures import save_figure
 
-        figure = draw_timeline(path.name, *strip.frames(_NUM_SHOWN), seconds, best)
+        figure = draw_timeline(path.name, strip.frames(_NUM_SHOWN), seconds, best)
         print(f"wrote {save_figure(figure, save)}", file=sys.stderr)
     return 0
 
@@ -112,18 +112,17 @@ class _Strip:
                     self._kept, self._every = self._kept[::2], 2 * self._every
             yield frame
 
-    def frames(self, count: int) -> tuple[UInt8[np.ndarray, "n h w 3"], list[float]]:
-        """Some of the frames, and their times in seconds."""
+    def frames(self, count: int) -> UInt8[np.ndarray, "n h w 3"]:
+        """The middle frames of equal parts of the video."""
         number = min(count, len(self._kept))
         places = (np.arange(number) + 0.5) * len(self._kept) / number  # the middles of equal parts
         chosen = [self._kept[int(place)] for place in places]
-        return np.stack([f for _, f in chosen]), [n / SAMPLE_RATE for n, _ in chosen]
+        return np.stack([frame for _, frame in chosen])
 
 
 def draw_timeline(
     title: str,
     strip: UInt8[np.ndarray, "n h w 3"],
-    times: Sequence[float],
     seconds: float,
     detections: Sequence[dict[str, Any]],
 ) -> Any:
@@ -131,8 +130,7 @@ def draw_timeline(
 
     Args:
       title: such as the video's name.
-      strip: frames, evenly over the video.
-      times: of the frames, in seconds.
+      strip: the middle frames of equal parts of the video.
       seconds: the video's length.
       detections: `{"label", "score", "segment"}`; the higher the score, the more opaque. Those of
         a class that overlap are in rows of their own.
@@ -146,7 +144,7 @@ def draw_timeline(
     figure = new_figure(13.0, 1.2 + tall + height)
     above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(tall, height))
     above.set_title(title, fontsize=12)
-    _draw_frames(above, strip, times, seconds / len(strip))
+    _draw_frames(above, strip, seconds)
     best = max((each["score"] for each in detections), default=1.0)
     for row, (label, lane) in enumerate(rows):
         colour = _COLOURS[labels.index(label) % len(_COLOURS)]
@@ -181,12 +179,11 @@ def lanes(detections: Sequence[dict[str, Any]], label: str) -> list[list[dict[st
     return found
 
 
-def _draw_frames(
-    axes: Any, strip: UInt8[np.ndarray, "n h w 3"], times: Sequence[float], width: float
-) -> None:
-    """Frames around their times on the axis, each so many seconds wide."""
-    for frame, time in zip(strip, times, strict=True):
-        place = (time - 0.48 * width, time + 0.48 * width, 0, 1)
+def _draw_frames(axes: Any, strip: UInt8[np.ndarray, "n h w 3"], seconds: float) -> None:
+    """The middle frames of equal parts of a video, each over its part of the axis."""
+    width = seconds / len(strip)
+    for number, frame in enumerate(strip):
+        place = ((number + 0.02) * width, (number + 0.98) * width, 0, 1)
         axes.imshow(frame, extent=place, aspect="auto")
     axes.set(ylim=(0, 1), yticks=[])
     axes.spines[:].set_visible(False)
