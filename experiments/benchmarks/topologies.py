@@ -56,15 +56,15 @@ def _answers(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def table(answers: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     """The training steps of `squeezetime compile --json` as a table in Markdown."""
     rows: list[Sequence[str]] = [_HEAD, ["---"] * len(_HEAD)]
+    missing = []
     for config in BATCHES:
         for name in SLICES:
-            cells = [config, name]
             if (config, name) in answers:
-                cells += _cells(answers[config, name])
+                rows.append([config, name, *_cells(answers[config, name])])
             else:
-                cells += ["not run", *[""] * (len(_HEAD) - 3)]
-            rows.append(cells)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+                missing.append(f"{config} on {name}")
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, *(["", f"Not run: {', '.join(missing)}."] if missing else [])])
 
 
 def _cells(answer: Mapping[str, Any]) -> list[str]:

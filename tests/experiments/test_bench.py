@@ -100,3 +100,21 @@ def test_a_video_is_benchmarked(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^((?:train|test).*?)  ", done.stdout, re.MULTILINE)
     assert rows == ["train", "train, shards (video)", "train, shards (jpeg)", "test"]
+
+
+def test_the_table_of_compiled_steps_says_what_was_not_run() -> None:
+    from benchmarks import topologies
+
+    step = {
+        **{"batch_size": 512, "fits": True, "memory": 4 << 30, "flops": 1.97e12},
+        **{"bytes_accessed": 61e9, "collective_bytes": 60_000_000},
+        "estimate": {"compute": 0.01, "memory": 0.074},
+    }
+    answer = {"device_memory": 16 << 30, "programs": [step]}
+    too_large = {**answer, "programs": [{**step, "fits": False, "memory": 20 << 30}]}
+    lines = topologies.table({("k400", "v5e-8"): answer, ("ava21", "v6e-8"): too_large}).split("\n")
+    assert lines[2] == "| k400 | v5e-8 | 512 | 4.0 of 16 | 1.97 | 61 | 60 | 74 | memory |"
+    assert lines[3].startswith("| ava21 | v6e-8 | 512 | 20.0 of 16: does not fit | ")
+    assert {line.count("|") for line in lines[:4]} == {10}
+    assert lines[-1].startswith("Not run: k400 on v5e-256, k400 on 2 x v5e-256, ")
+    assert "k400 on v5e-8" not in lines[-1]
