@@ -13,6 +13,7 @@ from squeezetime_jax.bench import compile
 from squeezetime_jax.bench.compile import Program, Report
 from squeezetime_jax.cli import main
 from squeezetime_jax.training import config, devices, runner
+from squeezetime_jax.training.step import Trainer
 
 TINY = (
     *("model.width=0.125", "model.num_frames=4", "model.depth=10", "model.branches=tfc"),
@@ -122,23 +123,28 @@ def test_the_memory_of_what_does_not_fit_is_read_from_the_refusal() -> None:
     assert compile._used("out of something else") is None
 
 
-def test_smaller_batches_are_tried_until_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for the compiler: 1 GiB, and 1 GiB more for each clip of a device."""
+def test_smaller_batches_are_tried_until_one_fits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a stand-in for the compiler: a twelfth of the state's bytes for each clip."""
+    fields = config.read([*words("batch_size=12", "model.bn_group_size=2")[1:]])
+    task = runner.open_task(fields, tmp_path)
+    state = Trainer(task, devices.data_mesh(1), 1).abstract_state()
+    fixed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     tried = []
 
     def training_step(task, mesh) -> Program:  # type: ignore[no-untyped-def]
         size = task.experiment.batch_size
         tried.append(size)
-        memory = (1 + size) << 30
-        return program(batch_size=size, fits=memory <= 6 << 30, memory=memory)
+        memory = fixed + fixed * size // 12
+        return program(batch_size=size, fits=memory <= 1.4 * fixed, memory=memory)
 
     monkeypatch.setattr(compile, "_training_step", training_step)
-    monkeypatch.setattr(compile, "memory_of", lambda device, row: 7 << 30)
+    monkeypatch.setattr(compile, "memory_of", lambda device, row: fixed * 3 // 2)
     monkeypatch.setattr(
         "squeezetime_jax.tasks.recognition.task.Recognition.lower_evaluation",
         lambda task, mesh: {},
     )
-    fields = config.read([*words("batch_size=12", "model.bn_group_size=2")[1:]])
     found = compile.examine(fields, jax.devices()[:1])
     assert tried == [12, 6, 4]
     assert not found.programs[0].fits
