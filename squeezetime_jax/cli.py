@@ -289,6 +289,13 @@ def _export(args: argparse.Namespace) -> int:
     return export_checkpoint(build(Request, args), as_json=args.json)
 
 
+def _refuse_exported(checkpoint: str, reason: str) -> None:
+    from squeezetime_jax.export import formats
+
+    if formats.of_file(checkpoint):
+        raise UserError(f"{checkpoint}: an exported file; {reason}; give the checkpoint")
+
+
 _VIEWS = (
     _CHECKPOINT,
     arg(
@@ -336,6 +343,7 @@ def _eval(args: argparse.Namespace) -> int:
     from squeezetime_jax.tasks.recognition.choices import Choices
     from squeezetime_jax.training import config, runner
 
+    _refuse_exported(args.checkpoint, "`squeezetime export CKPT --videos` measures its accuracy")
     choices, checkpoint = build(Choices, args), args.checkpoint
 
     def complete(fields: Any) -> None:
@@ -411,6 +419,7 @@ def _features(args: argparse.Namespace) -> int:
     from squeezetime_jax.evaluation.features import Request, write_features
     from squeezetime_jax.evaluation.predict import Choices
 
+    _refuse_exported(args.checkpoint, "exported files give no features")
     return write_features(args.videos, build(Choices, args), build(Request, args))
 
 

@@ -189,6 +189,14 @@ def test_mistakes_are_one_line_and_status_1(
         assert message in captured.err
 
 
+def test_exported_files_are_refused_where_they_cannot_serve(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("eval --videos", "features --out x.npz"):
+        assert run(*command.split(), videos, "--checkpoint", "net-int8.tflite") == 1
+        assert "net-int8.tflite: an exported file; " in capsys.readouterr().err
+
+
 def test_eval_from_a_list(
     checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
