@@ -61,8 +61,9 @@ def fields(task: str) -> Any:
     parts = 1 if task == "localization" else 2  # its loss cannot be computed in parts
     found.optimizer.update(learning_rate=0.002, base_batch_size=0, accumulation=parts)
     if task == "localization" and not jax.config.read("jax_enable_x64"):
-        # Adam divides a gradient by its own size: where it is 0 but for rounding, by rounding.
-        found.optimizer.update(method="sgd", learning_rate=1e-4)
+        # Adam divides a gradient by its own size: where it is 0 but for rounding, by rounding. The
+        # first gradients have a norm of thousands.
+        found.optimizer.update(method="sgd", learning_rate=1e-6)
     found.epochs, found.batch_size, found.model.bn_group_size = 10, 32, 8
     found.evaluation.every_epochs = 0.0
     if "batch_size" in found.evaluation:
