@@ -205,10 +205,13 @@ class Recognition(Task):
         """Mean cross-entropy; plus the weighted ones of auxiliary heads, where there are any."""
         run = functools.partial(self.network.forward, params, batch_stats, batch["clips"], key=key)
         auxiliary: list[tuple[float, Array]] = []
-        if self._has_auxiliary:
-            (logits, auxiliary), batch_stats = run(method="with_auxiliary")
-        else:
-            logits, batch_stats = run()
+        try:
+            if self._has_auxiliary:
+                (logits, auxiliary), batch_stats = run(method="with_auxiliary")
+            else:
+                logits, batch_stats = run()
+        except ValueError as error:  # clips of a size that the network does not take
+            raise UserError(f"config: {error}") from None
         loss, *others = (
             jnp.mean(optax.softmax_cross_entropy(each, batch["targets"]))
             for each in (logits, *(each for _, each in auxiliary))

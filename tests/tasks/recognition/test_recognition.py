@@ -154,3 +154,15 @@ def test_losses_of_auxiliary_heads_are_added_with_their_weights() -> None:
         task._has_auxiliary = has_auxiliary
         loss, _ = task.loss({}, {}, batch, jax.random.key(0))
         assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_clips_that_a_network_does_not_take_are_one_line() -> None:
+    class Stub:
+        def forward(self, *_: object, key: object) -> tuple:
+            raise ValueError("the clips have too few frames")
+
+    task = object.__new__(Recognition)
+    task.network, task._has_auxiliary = Stub(), False
+    batch = {name: jnp.zeros(2) for name in ("clips", "labels", "targets")}
+    with pytest.raises(UserError, match=r"^config: the clips have too few frames$"):
+        task.loss({}, {}, batch, jax.random.key(0))
