@@ -40,7 +40,11 @@ def encoded(request):
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
-def test_the_second_opening_reads_the_packets_of_its_frames(tmp_path, demuxed, encoded, where):
+def test_the_second_opening_reads_the_packets_of_its_frames(
+    tmp_path, monkeypatch, demuxed, encoded, where
+):
+    if where == "memory":
+        monkeypatch.setattr(index_cache, "_ON_DISK_PACKETS", 1000)
     file = tmp_path / "film"
     file.write_bytes(encoded)
     expected = videos.read_plainly(encoded)

@@ -15,7 +15,7 @@ from squeezetime_jax.data.embedded import motion, scenes
 from squeezetime_jax.data.video import VideoError
 from squeezetime_jax.data.video import stream as decoded
 from squeezetime_jax.errors import UserError
-from squeezetime_jax.evaluation import inputs, predict, stream
+from squeezetime_jax.evaluation import answers, inputs, predict, stream
 from squeezetime_jax.evaluation.views import Scorer
 
 
@@ -37,9 +37,9 @@ def test_the_example_in_the_docstring(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_best_come_first_and_equals_by_their_number() -> None:
     scores = np.array([0.1, 0.4, 0.1, 0.4], np.float32)
-    best = predict.top(scores, ["a", "b", "c", "d"], 3)
+    best = answers.top(scores, ["a", "b", "c", "d"], 3)
     assert [(entry["index"], entry["label"]) for entry in best] == [(1, "b"), (3, "d"), (0, "a")]
-    assert predict.top(scores, None, 1)[0]["label"] is None
+    assert answers.top(scores, None, 1)[0]["label"] is None
 
 
 def test_a_video_that_cannot_be_read_does_not_stop_the_others(

@@ -21,9 +21,9 @@ from squeezetime_jax.data.sources import Source
 from squeezetime_jax.data.transforms import ViewProtocol
 from squeezetime_jax.data.workers import progress_bar
 from squeezetime_jax.evaluation import explain, pictures, scoring
+from squeezetime_jax.evaluation.answers import top
 from squeezetime_jax.evaluation.metrics import Accuracy
 from squeezetime_jax.evaluation.pictures import Section, write_page
-from squeezetime_jax.evaluation.predict import top
 from squeezetime_jax.evaluation.views import Sampling
 from squeezetime_jax.files import write_whole
 from squeezetime_jax.model.squeezetime import SqueezeTime
