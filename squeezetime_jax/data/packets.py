@@ -361,9 +361,14 @@ def open_address(location: str, seconds: float) -> av.container.InputContainer:
 def demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The stream's packets, up to the first that cannot be read."""
     with contextlib.suppress(av.FFmpegError):
-        for packet in container.demux(stream):
-            if packet.size or packet.dts is not None:  # PyAV ends with an empty packet
-                yield packet
+        while True:
+            try:
+                for packet in container.demux(stream):
+                    if packet.size or packet.dts is not None:  # PyAV ends with an empty packet
+                        yield packet
+                return
+            except IndexError:  # PyAV, over a packet of a stream that appeared after the header
+                continue
 
 
 def decode_packet(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:

@@ -1,3 +1,4 @@
+import inspect
 import itertools
 from fractions import Fraction
 
@@ -345,3 +346,24 @@ def test_time_base_of_the_helper():
     with av.open(videos.io.BytesIO(data)) as opened:
         times = [frame.pts * frame.time_base for frame in opened.decode(video=0)]
     assert times == [0, Fraction(1, 10), Fraction(7, 10)]
+
+
+def test_packets_of_a_stream_that_appears_late_are_passed_over(pictures):
+    class Container:
+        """Raises once, as PyAV over a packet of a stream that it does not know."""
+
+        def __init__(self, container):
+            self.container, self.calls = container, 0
+
+        def demux(self, stream):
+            self.calls += 1
+            for number, packet in enumerate(self.container.demux(stream)):
+                yield packet
+                if self.calls == 1 and number == 9:
+                    raise IndexError
+
+    with packets.open_container(videos.encode(pictures, "mpegts")) as opened:
+        container = Container(opened)
+        demux = inspect.unwrap(packets.demux)  # the tests check the types of arguments
+        assert len(list(demux(container, opened.streams.video[0]))) == NUM_FRAMES
+    assert container.calls == 2
