@@ -4,8 +4,8 @@ r"""The embedded motion data set: a first run that anybody can do, and a check t
     squeezetime demo                      # the same, with tests and a report around it
 
 Table: none.
-Accuracy: 97.5, 98.5 and 95.0 % top-1 on 400 test videos (seeds 0, 1 and 2), 25.8 and 29.2 % with the
-  frames of each video in a random order (seeds 1 and 2); chance is 12.5 %.
+Accuracy: 97.5, 98.5 and 95.0 % top-1 on 400 test videos (seeds 0, 1 and 2), 25.8 and 29.2 % with
+  the frames of each video in a random order (seeds 1 and 2); chance is 12.5 %.
 Cost: 6 epochs of 2048 videos of 40 x 40 pixels; one to two minutes on two cores, and half a minute
   to make the videos.
 Data: made on first use, in the run's directory.
