@@ -4,8 +4,8 @@
 
 Videos of many containers and codecs are corrupted (bits, headers, lengths, counts), a random
 training clip is read of each in processes, as decoding workers do, and half of them in time. A
-process that crashes or hangs is counted, and its video is kept under --folder. The exit status is 1
-if there is one. Case k of a seed is always the same.
+process that crashes or hangs, or an error of another kind, is counted, and its video is kept under
+--folder. The exit status is 1 if there is one. Case k of a seed is always the same.
 """
 
 import argparse
@@ -110,6 +110,10 @@ def read_cases(folder: Path, seed: int, first: int) -> collections.Counter[str]:
         except UnreadableRecord as error:
             lines = "one line" if "\n" not in str(error) else "several lines"
             found[f"refused in {lines}"] += 1
+        except Exception as error:  # a mistake of this package
+            print(f"case {case}: {error!r}; see {file}", flush=True)
+            found["raised another error"] += 1
+            continue
         file.unlink()
     return found
 
@@ -144,7 +148,7 @@ def main() -> int:
     seconds = time.monotonic() - begin
     counted = ", ".join(f"{count:,} {what}" for what, count in sorted(counts.items()))
     print(f"{args.number:,} corrupted videos in {seconds:.0f} s: {counted}")
-    return 1 if counts["crashed or hung"] else 0
+    return 1 if counts["crashed or hung"] or counts["raised another error"] else 0
 
 
 if __name__ == "__main__":
