@@ -50,6 +50,14 @@ class Record:
     label: int
     name: str
 
+    @property
+    def file(self) -> tuple[str, int]:
+        """What tells it from the videos of the same name in other data sets."""
+        if isinstance(self.video, Path):
+            return str(self.video), 0
+        parts = [self.video] if isinstance(self.video, bytes) else self.video
+        return self.name, sum(map(len, parts))
+
     def open(self) -> Video | FrameSequence:
         """Random access to the frames; a context manager.
 

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import TimeoutError
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 # A clip that takes longer to read hangs.
 CLIP_SECONDS = 300.0
-_given_up: set[str] = set()  # names of what this process has given up
+_given_up: set[Hashable] = set()  # files that this process has given up
 _AHEAD = 4  # items under way per process: enough to keep all busy, few enough to fit in memory
 _run: Callable[[Any], Any]  # in a worker: the function
 
@@ -99,7 +99,11 @@ def here(
 
 
 def limited(
-    function: Callable[..., Result], *args: Any, name: str, seconds: float | None = None
+    function: Callable[..., Result],
+    *args: Any,
+    name: str,
+    file: Hashable = None,
+    seconds: float | None = None,
 ) -> Result:
     """Call a function that may hang, in a thread that is then given up.
 
@@ -111,6 +115,7 @@ def limited(
       function: what may hang.
       *args: of the function.
       name: of the file that is read, for the error.
+      file: which file it is; None: the one of this name.
       seconds: time limit; None: that of a clip.
 
     Raises:
@@ -119,7 +124,8 @@ def limited(
     """
     seconds = CLIP_SECONDS if seconds is None else seconds
     error = UserError(f"{name}: not done after {seconds:.0f} seconds; replace or remove it")
-    if name in _given_up:
+    file = name if file is None else file
+    if file in _given_up:
         raise error
     done = threading.Event()
     outcome: list[Any] = []
@@ -136,7 +142,7 @@ def limited(
     if not done.wait(seconds):
         with contextlib.suppress(AttributeError, OSError):  # Linux only
             os.sched_setscheduler(thread.native_id or 0, os.SCHED_IDLE, os.sched_param(0))
-        _given_up.add(name)
+        _given_up.add(file)
         raise error
     result, raised = outcome
     if raised is not None:

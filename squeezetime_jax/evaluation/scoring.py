@@ -317,7 +317,8 @@ def report(
 
     Args:
       scored: the scores.
-      summary: the JSON object.
+      summary: the JSON object; empty: the scores are of a part of the records, so that they are
+        written to the files, but not printed.
       comparison: a last line of the table.
       as_json: one JSON object instead of the table.
       scores: file for the answer to every record.
@@ -326,9 +327,9 @@ def report(
     Raises:
       UserError: a file cannot be written.
     """
-    if as_json:
+    if as_json and summary:
         print(json.dumps(dict(summary)), flush=True)
-    else:
+    elif summary:
         print("\n".join(line for line in (scored.scores.table(), comparison) if line), flush=True)
     _name_unreadable(scored.unreadable)
     if scores is not None:

@@ -247,7 +247,9 @@ def evaluate(
     if hosts.is_main():
         summary = {"checkpoint": checkpoint, **scored.scores.to_json()}
         comparison = ""
-        if getattr(experiment.published, task.published):
+        if incomplete:  # what was scored is kept in the files; it is not the accuracy
+            summary = {}
+        elif getattr(experiment.published, task.published):
             summary["published"] = experiment.published.to_json()
             comparison = _comparison(experiment.published, task, scored, summary)
         scoring.report(
@@ -258,7 +260,7 @@ def evaluate(
             scores=scores,
             save=save,
         )
-    if incomplete:  # what was scored is kept
+    if incomplete:
         raise incomplete
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("share", [0.03, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [0.06, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_hostile_files_are_read_as_data_or_refused(share: float, fuzz_seed: int) -> None:
     program = Path(__file__).with_name("hostile_files.py")
     done = subprocess.run(
@@ -30,4 +30,4 @@ def test_hostile_files_are_read_as_data_or_refused(share: float, fuzz_seed: int)
     # The calls stay in the file as inert values; what lies beside them is read.
     assert outcomes["call"]["read"] > 200
     # Some damage misses what is read, most is noticed.
-    assert outcomes["mutated"]["read"] < outcomes["mutated"]["refused"]
+    assert outcomes["mutated"].get("read", 0) < outcomes["mutated"]["refused"]

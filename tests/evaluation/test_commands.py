@@ -277,6 +277,21 @@ def test_mistakes_of_an_evaluation(
     assert message in last
 
 
+def test_an_evaluation_of_a_part_writes_its_scores_and_prints_no_accuracy(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    path, label = (videos / "test.txt").read_text().splitlines()[0].split()
+    (tmp_path / "list.txt").write_text(f"broken.mp4 0\n{videos / path} {label}\n")
+    words = ["--videos", tmp_path / "list.txt", "--scores", tmp_path / "scores.npz"]
+    assert run("eval", "--checkpoint", checkpoint, *ONE_VIEW, "--batch-size", 2, *words) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "1 video cannot be read" in printed.err.splitlines()[-1]
+    with np.load(tmp_path / "scores.npz") as saved:
+        assert list(saved["paths"]) == [str(videos / path)]
+
+
 def test_the_authors_scores(
     golden: Path, reference: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

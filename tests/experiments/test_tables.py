@@ -157,7 +157,7 @@ def test_the_plan_of_all_tables_is_what_the_program_takes(
     assert [launch._option(words, "workdir") for words in trained] == folders
     measured = [folder for folder, run in zip(folders, runs, strict=True) if run.training.evaluated]
     assert [launch._option(words, "checkpoint") for words in evaluated] == measured
-    assert len(timed) == 5  # Tables 6 and 7, four widths of Figure 1
+    assert len(timed) == 6  # Tables 6 and 7, their other networks, four widths of Figure 1
     total = next(line for line in printed if line.startswith("# together about"))
     gigabytes = re.escape(f"{0.024 * len(runs):.2g}")
     assert re.search(rf", {gigabytes} GB of checkpoints; 0 of {len(runs)} runs are done", total)

@@ -213,7 +213,7 @@ class TrainingVideos(TrainingSet):
         """`clips`, uint8 (t, h, w, 3), and `labels`, int32 ()."""
         video = self._source[record]
         try:
-            clip = workers.limited(_cut, video, self._clip, rng, name=video.name)
+            clip = workers.limited(_cut, video, self._clip, rng, name=video.name, file=video.file)
         except UserError as error:
             raise UnreadableRecord(video.name, str(error)) from None
         return {"clips": clip, "labels": np.int32(video.label)}
@@ -238,7 +238,7 @@ def read_views(source: Source, record: int, protocol: ViewProtocol) -> Sample:
     """
     video = source[record]
     try:
-        views = workers.limited(_views, video, protocol, name=video.name)
+        views = workers.limited(_views, video, protocol, name=video.name, file=video.file)
     except UserError as error:
         raise UnreadableRecord(video.name, str(error)) from None
     return {"clips": views, "labels": np.int32(video.label)}

@@ -38,7 +38,7 @@ def _prepared(experiment: Experiment, seed: int = 0) -> tuple[np.ndarray, dict[s
     """Clips of 4 labels, and what a step gets of them."""
     clips = np.random.default_rng(0).integers(0, 256, (4, 2, 6, 8, 3), np.uint8)
     batch = {"clips": jnp.asarray(clips), "labels": jnp.arange(4, dtype=jnp.int32)}
-    prepared = jax.jit(Recognition(experiment).prepare)(jax.random.key(seed), batch)
+    prepared = jax.jit(Recognition(experiment).prepare)(jax.random.key(seed), batch, jnp.arange(4))
     normalised = (clips.astype(np.float32) - MEAN) / np.array(STD)
     return normalised, {name: np.asarray(value) for name, value in prepared.items()}
 
