@@ -180,7 +180,7 @@ class Measurement:
 
 def result_of(
     times: Sequence[float],
-    throughput: list[tuple[int, float]],
+    throughput: Sequence[Sequence[int | float]],
     *,
     peak_mib: float | None,
     first_seconds: float,
@@ -192,7 +192,7 @@ def result_of(
         milliseconds=median,
         spread=(low, high),
         runs=len(times),
-        throughput=throughput,
+        throughput=[(int(batch), rate) for batch, rate in throughput],
         peak_mib=peak_mib,
         first_seconds=first_seconds,
         device=device,

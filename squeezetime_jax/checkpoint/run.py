@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from squeezetime_jax import hosts
 from squeezetime_jax.checkpoint.archive import CheckpointError
-from squeezetime_jax.checkpoint.store import CHECKPOINTS, Meta
+from squeezetime_jax.checkpoint.store import CHECKPOINTS, Meta, with_arrays
 from squeezetime_jax.files import write_whole
 
 Trees = Mapping[str, Any]
@@ -111,7 +111,9 @@ class RunCheckpoints:
         with _in_one_line(self.folder):
             self._manager.wait_until_finished()
             self._check_room(items)
-            arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+            arrays = {
+                name: ocp.args.StandardSave(tree) for name, tree in with_arrays(items).items()
+            }
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -146,7 +148,7 @@ class RunCheckpoints:
         step = self._newest()
         if step is None:
             return None
-        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+        arrays = {name: ocp.args.StandardRestore(tree) for name, tree in with_arrays(like).items()}
         items = ocp.args.Composite(**{_PROGRESS: ocp.args.JsonRestore()}, **arrays)
         try:
             found = self._manager.restore(step, args=items)
@@ -156,7 +158,8 @@ class RunCheckpoints:
                 f"{self.folder / str(step)}: damaged, or not of this run: {reason}; remove this"
                 " step to continue from the one before"
             ) from error
-        return step, {name: found[name] for name in like}, found[_PROGRESS]
+        trees = {name: found[name] if name in arrays else tree for name, tree in like.items()}
+        return step, trees, found[_PROGRESS]
 
     def _newest(self) -> int | None:
         """The newest complete step, as host 0 finds it.

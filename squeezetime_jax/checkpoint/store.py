@@ -171,7 +171,8 @@ def save_model(
     target = epath.Path(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise CheckpointError(f"{path}: exists already; remove it or give another path")
-    items = {name: ocp.args.StandardSave(tree) for name, tree in weights_of(model).items()}
+    weights = with_arrays(weights_of(model))
+    items = {name: ocp.args.StandardSave(tree) for name, tree in weights.items()}
     meta = ocp.args.JsonSave(Meta(model.config, labels, task, input=input_of(model)).to_json())
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     try:
@@ -226,6 +227,8 @@ def restore_module(path: str | os.PathLike[str], module: M) -> M:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
             nnx.to_pure_dict(state),
         )
+        if not jax.tree.leaves(expected):
+            continue
         try:
             with _quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
                 folder = (step / item).absolute()
@@ -272,6 +275,14 @@ def _check_shapes(found: Any, expected: Any) -> None:
 def weights_of(model: nnx.Module) -> dict[str, Any]:
     """The `params` and `batch_stats` items, as nested dictionaries of arrays."""
     return {item: nnx.to_pure_dict(nnx.state(model, kind)) for item, kind in WEIGHTS.items()}
+
+
+def with_arrays(items: Mapping[str, Any]) -> dict[str, Any]:
+    """The items that hold arrays: a network without batch norm has no statistics.
+
+    Orbax does not write empty trees.
+    """
+    return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 
 def read_meta(path: str | os.PathLike[str]) -> Meta:

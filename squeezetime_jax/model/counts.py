@@ -18,6 +18,7 @@ _CONVOLUTIONS = {
     "convolve": slice(-5, -1),  # (time, height, width, in, out)
     "depthwise": slice(-4, -1),  # (time, height, width, channels)
     "halve": slice(-3, -1),  # (height, width, channels)
+    "mix_frames": slice(-2, -1),  # (clips, time, channels)
 }
 
 

@@ -184,7 +184,13 @@ def test_figures_that_are_not_measured() -> None:
     )
 
 
-@pytest.mark.parametrize(("network", "runtime"), [(TINY, "jit"), (TINY, "fused"), (PEER, "jit")])
+@pytest.mark.parametrize(
+    ("network", "runtime"),
+    [
+        (TINY, "jit"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [(TINY, "fused"), (PEER, "jit")]),
+    ],
+)
 def test_a_measurement(
     network: str, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

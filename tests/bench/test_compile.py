@@ -26,6 +26,7 @@ def words(*fields: str) -> list[str]:
     return ["compile", "--config=demo", *(f"--config.{field}" for field in (*TINY, *fields))]
 
 
+@pytest.mark.slow
 def test_the_devices_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words("model.bn_group_size=4"), "--json"]) == 0
     shown = capsys.readouterr()

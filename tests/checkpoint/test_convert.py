@@ -181,8 +181,10 @@ def test_strict_loading_in_pytorch(tiny: StateDict, tmp_path: Path) -> None:
     assert same({n: v.numpy() for n, v in twin.state_dict().items()}, tiny)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone.net.", "net."])
-@pytest.mark.parametrize("key", ["state_dict", "model", None])
+@pytest.mark.parametrize(
+    ("prefix", "key"),
+    [("", None), ("module.", "state_dict"), ("module.backbone.net.", "model"), ("net.", None)],
+)
 def test_prefixes_and_places(prefix: str, key: str | None, tmp_path: Path) -> None:
     tiny = draw_state_dict(prefix=prefix)
     write_torch_file(tmp_path / "a.pth", {key: tiny, "epoch": 3} if key else tiny)

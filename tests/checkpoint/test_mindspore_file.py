@@ -169,7 +169,7 @@ def test_another_network_has_no_such_format(tmp_path: Path) -> None:
     assert not (tmp_path / "net.ckpt").exists()
 
 
-@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("name", ["a", pytest.param("b", marks=pytest.mark.slow)])
 def test_logits_are_mindspores(reference: Callable[[str], Path], name: str) -> None:
     facts = json.loads(reference("mindspore/tiny.json").read_text())["inputs"][name]
     expected = np.load(reference("mindspore/tiny.npz"))[f"logits.{name}"]

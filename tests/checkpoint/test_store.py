@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -8,13 +9,16 @@ import squeezetime_jax as st
 from squeezetime_jax import SqueezeTime, SqueezeTimeConfig, cli
 from squeezetime_jax.checkpoint.archive import CheckpointError
 from squeezetime_jax.checkpoint.convert import to_state_dict, to_torch_file
+from squeezetime_jax.checkpoint.run import RunCheckpoints
 from squeezetime_jax.checkpoint.store import (
+    Meta,
     convert_checkpoint,
     find_step,
     load_model,
     read_labels,
     read_meta,
     save_model,
+    weights_of,
 )
 from squeezetime_jax.checkpoint.torch_file import write_torch_file
 from squeezetime_jax.checkpoint.torch_names import rows
@@ -179,3 +183,27 @@ def test_the_command_allows_by_pattern(model: SqueezeTime, tmp_path: Path) -> No
     write_torch_file(path, extra)
     assert cli.main(["convert", path, str(tmp_path / "b.pth")]) == 1
     assert cli.main(["convert", path, str(tmp_path / "b.pth"), "--allow", r"^ema\."]) == 0
+
+
+@pytest.mark.parametrize("is_run", [False, True])
+def test_a_network_without_batch_norm_is_saved_and_read(is_run: bool, tmp_path: Path) -> None:
+    """It has no statistics, and Orbax writes no empty trees."""
+    sizes = {"width": 8, "num_blocks": 1, "num_heads": 2, "num_classes": 3}
+    model = st.create("timesformer_base", **sizes)
+    if is_run:
+        items = weights_of(model)
+        assert items["batch_stats"] == {}
+        run = RunCheckpoints(tmp_path, Meta(model.config, None))
+        run.save(1, items, {"seed": 5})
+        run.wait()
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), items)
+        found = run.restore(like)
+        assert found is not None
+        step, trees, progress = found
+        assert (step, progress, trees["batch_stats"]) == (1, {"seed": 5}, {})
+        for a, b in zip(jax.tree.leaves(trees), jax.tree.leaves(items), strict=True):
+            np.testing.assert_array_equal(a, b)
+        run.close()
+    else:
+        save_model(tmp_path, model)
+    assert_same(load_model(tmp_path), model)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("share", [0.06, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [0.02, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_hostile_files_are_read_as_data_or_refused(share: float, fuzz_seed: int) -> None:
     program = Path(__file__).with_name("hostile_files.py")
     done = subprocess.run(

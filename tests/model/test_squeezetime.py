@@ -41,7 +41,9 @@ def test_squeezing_puts_colour_before_frame() -> None:
         )
 
 
-@pytest.mark.parametrize("depth", [10, 18, 34, 50, 101, 152, 200])
+@pytest.mark.parametrize(
+    "depth", [10, 18, 34, 50, *(pytest.param(d, marks=pytest.mark.slow) for d in (101, 152, 200))]
+)
 def test_every_depth_has_its_blocks(depth: int) -> None:
     config, blocks = SqueezeTimeConfig(depth=depth), []
 

@@ -62,7 +62,7 @@ def run(model: Network, clips: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     ["x3d_xs", "movinet_a0", "e3d_xs", pytest.param("x3d_xs_hub", marks=pytest.mark.slow)],
 )
 def test_logits_and_maps_are_the_public_codes(name: str, goldens: Goldens) -> None:
-    model = fill(registry.create(name), goldens.state_dict(name))
+    model = fill(registry.abstract(registry.configure(name)), goldens.state_dict(name))
     logits, maps = run(model, goldens.clips(name))
     goldens.check_logits(name, logits)
     for found, module in zip(maps, MAPS[name], strict=name != "x3d_xs_hub"):
@@ -72,7 +72,7 @@ def test_logits_and_maps_are_the_public_codes(name: str, goldens: Goldens) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["x3d_xs", "movinet_a0", "e3d_xs"])
 def test_logits_at_the_published_size(name: str, goldens: Goldens) -> None:
-    model = fill(registry.create(name), goldens.state_dict(name, "full"))
+    model = fill(registry.abstract(registry.configure(name)), goldens.state_dict(name, "full"))
     logits, _ = run(model, goldens.clips(name, "full"))
     goldens.check_logits(name, logits, "full")
 
@@ -106,6 +106,7 @@ def test_slowfasts_names_of_x3d() -> None:
     assert shapes["head.projection.weight"] == (400, 2048)
 
 
+@pytest.mark.slow
 def test_x3d_of_pytorchvideo_is_x3d_on_its_training_clips() -> None:
     """Up to 160 pixels a side its head pools all, and a batch norm may stand for none."""
     ours, hub = (tiny("x3d_xs", norm_first_shortcut=norm) for norm in (True, False))

@@ -47,7 +47,7 @@ def check_tokens(found: np.ndarray, golden: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "blocks"),
     [
-        ("mvitv2_small", {}, "backbone.blocks"),
+        pytest.param("mvitv2_small", {}, "backbone.blocks", marks=pytest.mark.slow),
         ("timesformer_base", {"side": 48}, "backbone.transformer_layers.layers"),
         pytest.param(
             *("timesformer_divst", {"side": 48}, "backbone.transformer_layers.layers"),
@@ -58,7 +58,7 @@ def check_tokens(found: np.ndarray, golden: np.ndarray) -> None:
 def test_logits_and_tokens_are_the_public_codes(
     name: str, changes: dict, blocks: str, goldens: Goldens
 ) -> None:
-    model = fill(registry.create(name, **changes), goldens.state_dict(name))
+    model = fill(registry.abstract(registry.configure(name, **changes)), goldens.state_dict(name))
     run = nnx.jit(lambda model, clips: (model(clips), model.states(clips)))
     logits, states = run(model, goldens.clips(name))
     goldens.check_logits(name, logits)
@@ -72,7 +72,7 @@ def test_logits_and_tokens_are_the_public_codes(
 
 def test_logits_and_maps_of_video_swin_are_the_public_codes(goldens: Goldens) -> None:
     name = "videoswin_tiny"
-    model = fill(registry.create(name), goldens.state_dict(name))
+    model = fill(registry.abstract(registry.configure(name)), goldens.state_dict(name))
     run = nnx.jit(lambda model, clips: (model(clips), model.embed(clips), model.stage_maps(clips)))
     logits, embedded, maps = run(model, goldens.clips(name))
     goldens.check_logits(name, logits)
@@ -85,7 +85,7 @@ def test_logits_and_maps_of_video_swin_are_the_public_codes(goldens: Goldens) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_logits_at_the_published_size(name: str, goldens: Goldens) -> None:
-    model = fill(registry.create(name), goldens.state_dict(name, "full"))
+    model = fill(registry.abstract(registry.configure(name)), goldens.state_dict(name, "full"))
     logits = nnx.jit(lambda model, clips: model(clips))(model, goldens.clips(name, "full"))
     goldens.check_logits(name, logits, "full")
 

@@ -134,6 +134,7 @@ def bound(num_test: int) -> float:
     return chance + 5 * (chance * (1 - chance) / num_test) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_linear_probe_of_single_frames_stays_at_chance(tmp_path):
     _, labels, frames = single_frames("train", 192, tmp_path)
     _, test_labels, test_frames = single_frames("test", 128, tmp_path)

@@ -16,7 +16,9 @@ def test_demo_makes_a_page_and_uses_what_is_there_when_run_again(
     shutil.copytree(demo_run.folder, folder)
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
-    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing outside the page
+    # Nothing outside the page but the page of the mistakes.
+    assert not re.search(r'(src|href)="(?!data:|mistakes/report.html")', page)
+    assert (folder / "mistakes" / "report.html").is_file()
     names = {"gallery", "confusion", "frame_order", "focus_weights"}
     assert {file.stem for file in (folder / "pictures").iterdir()} == names
     results = json.loads((folder / "results.json").read_text())

@@ -98,7 +98,9 @@ def small(name: str, **changes: Any) -> Any:
     return config.read(["--config=demo", f"--config.model.name={name}", *words])
 
 
-@pytest.mark.parametrize(("name", "num_frames"), [("tsm_r18", 4), ("i3d_r18", 8)])
+@pytest.mark.parametrize(
+    ("name", "num_frames"), [("tsm_r18", 4), pytest.param("i3d_r18", 8, marks=pytest.mark.slow)]
+)
 def test_any_network_is_trained_and_evaluated(
     name: str, num_frames: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
