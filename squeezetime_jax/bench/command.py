@@ -129,9 +129,9 @@ def bench(
 
         plot.check(save)
     jobs, notes = plan(request)
-    wanted = [_key(dataclasses.asdict(job)) for job in jobs]
+    keys = [_key(dataclasses.asdict(job)) for job in jobs]
     rows = _read(results) if results else {}
-    open_jobs = [job for job, key in zip(jobs, wanted, strict=True) if key not in rows]
+    open_jobs = [job for job, key in zip(jobs, keys, strict=True) if key not in rows]
     for network, group in itertools.groupby(open_jobs, key=lambda job: job.network):
         turns = list(group)
         place = 1 + list(dict.fromkeys(job.network for job in jobs)).index(network)
@@ -147,7 +147,7 @@ def bench(
             write_whole(results, json.dumps({"machine": machine(), "rows": list(rows.values())}))
     found: dict[str, Any] = {
         "machine": machine(),
-        "rows": [rows[key] for key in wanted if key in rows],
+        "rows": [rows[key] for key in keys if key in rows],
         "notes": notes,
     }
     if not found["rows"]:

@@ -283,10 +283,10 @@ class _OpenFiles:
 
     def take(self, key: Any) -> _OpenFile | None:
         """An open file, which is then in use; None if there is none."""
-        wanted = (os.getpid(), key)  # a forked process would share the place in the file
+        place = (os.getpid(), key)  # a forked process would share the place in the file
         with self._lock:
             for number, (found, _) in enumerate(self._files):
-                if found == wanted:
+                if found == place:
                     return self._files.pop(number)[1]
         return None
 

@@ -20,7 +20,7 @@ def open_frames(folder: Path, name: str) -> FrameSequence:
     """Random access to the frames of a folder, in the order of their names; a context manager.
 
     Raises:
-      VideoError: there is no numbered picture in the folder.
+      VideoError: the folder has no numbered pictures.
     """
     files = sorted(
         (file for file in folder.iterdir() if is_frame(file.name)), key=lambda f: _order(f.name)

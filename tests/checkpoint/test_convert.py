@@ -319,9 +319,9 @@ def test_a_backbone_alone_needs_a_number_of_classes(tiny: StateDict) -> None:
 def test_a_constant_clip_survives_another_number_of_frames(frames: int, tiny: StateDict) -> None:
     model = st.from_state_dict(tiny, num_frames=frames)
     image = np.random.default_rng(0).standard_normal((1, 1, 64, 64, 3)).astype(np.float32)
-    wanted = st.from_state_dict(tiny).stem(squeeze(jnp.asarray(np.repeat(image, 4, 1))))
+    expected = st.from_state_dict(tiny).stem(squeeze(jnp.asarray(np.repeat(image, 4, 1))))
     found = model.stem(squeeze(jnp.asarray(np.repeat(image, frames, 1))))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_image_stem_is_inflated_evenly() -> None:
@@ -369,8 +369,8 @@ def test_other_types_are_converted_and_announced(
     name = "backbone.net.bn1.weight"
     model = st.from_state_dict(tiny | {name: tiny[name].astype(dtype)})
     assert f"{name}: {np.dtype(dtype)} converted to float32" in caplog.text
-    wanted = tiny[name].astype(dtype).astype(np.float32)
-    np.testing.assert_array_equal(model.stem.norm.scale[...], wanted)
+    expected = tiny[name].astype(dtype).astype(np.float32)
+    np.testing.assert_array_equal(model.stem.norm.scale[...], expected)
 
 
 @pytest.mark.usefixtures("float64")

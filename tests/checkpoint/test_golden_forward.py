@@ -82,12 +82,12 @@ def test_logits_and_features_are_the_authors(
     n, c, h, w = entry["feature_shape"]
     assert features.shape == (n, h, w, c)
     pooled = features.astype(np.float32).mean((1, 2))
-    wanted = np.load(golden / "forward.npz")
+    expected = np.load(golden / "forward.npz")
     for found, key in ((pooled, "pooled"), (logits, "logits")):
-        reference = wanted[f"{name}.{key}"]
+        reference = expected[f"{name}.{key}"]
         error = np.abs(np.asarray(found) - reference).max() / np.abs(reference).max()
         assert error <= tolerance, f"{key}: {error:.1e} of the largest"
-    top1 = wanted[f"{name}.logits"].argmax(1)
+    top1 = expected[f"{name}.logits"].argmax(1)
     np.testing.assert_array_equal(logits.argmax(1), top1)
 
 

@@ -71,8 +71,8 @@ def test_colour_and_flip_are_the_plain_reading(clips):
     never = dataclasses.replace(RECIPE, erase=0.0)
     found = apply(clips, draws, never)
     rng = np.random.default_rng(0)
-    wanted = [plain_reading(np.asarray(clips)[i], draws, i, rng) for i in range(SHAPE[0])]
-    np.testing.assert_allclose(found, wanted, atol=2e-4)
+    expected = [plain_reading(np.asarray(clips)[i], draws, i, rng) for i in range(SHAPE[0])]
+    np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
 def test_without_hue_nothing_is_clipped_in_between(clips):
@@ -95,8 +95,8 @@ def test_the_hue_shift_is_that_of_hsv(sextants):
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, 1, 25, 5, 3)
     planes = [jnp.asarray(colours[..., i]) for i in range(3)]
     found = np.stack(lib._shift_hue(planes, jnp.array([sextants])), -1)
-    wanted = hue_shifted(colours[0, 0].astype(np.float64), sextants)
-    np.testing.assert_allclose(found[0, 0], wanted, atol=1e-3)
+    expected = hue_shifted(colours[0, 0].astype(np.float64), sextants)
+    np.testing.assert_allclose(found[0, 0], expected, atol=1e-3)
 
 
 def test_erasing_fills_one_rectangle_with_fresh_noise(clips):
@@ -115,10 +115,10 @@ def test_erasing_fills_one_rectangle_with_fresh_noise(clips):
 
 
 def test_validation_is_normalisation_alone(clips):
-    wanted = (np.asarray(clips, np.float64) - lib.MEAN) / lib.STD
-    np.testing.assert_allclose(lib.normalise(clips), wanted, atol=1e-6)
+    expected = (np.asarray(clips, np.float64) - lib.MEAN) / lib.STD
+    np.testing.assert_allclose(lib.normalise(clips), expected, atol=1e-6)
     untouched, _ = augment(jax.random.key(0), clips, jnp.zeros(24, int), lib.NONE)
-    np.testing.assert_allclose(untouched, wanted, atol=1e-6)
+    np.testing.assert_allclose(untouched, expected, atol=1e-6)
     assert lib.normalise(clips, jnp.bfloat16).dtype == jnp.bfloat16
 
 
@@ -138,8 +138,8 @@ def test_a_flip_changes_the_labels_it_is_told_to(clips):
     found, flipped = augment(jax.random.key(2), clips, labels, recipe)
     is_flipped = np.asarray(draw(jax.random.key(2), SHAPE, recipe).flip)
     assert 0 < is_flipped.sum() < 24
-    wanted = np.where(is_flipped, np.array([1, 0, 2])[labels], labels)
-    np.testing.assert_array_equal(flipped, wanted)
+    expected = np.where(is_flipped, np.array([1, 0, 2])[labels], labels)
+    np.testing.assert_array_equal(flipped, expected)
     same = lib.normalise(clips)
     np.testing.assert_array_equal(found[is_flipped], same[is_flipped][:, :, :, ::-1])
     np.testing.assert_array_equal(found[~is_flipped], same[~is_flipped])
@@ -219,11 +219,11 @@ mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 sharding = jax.NamedSharding(mesh, jax.P("data"))
 clips = np.random.default_rng(0).integers(0, 256, (24, 2, 9, 11, 3)).astype(np.uint8)
 arguments = jax.random.key(4), jnp.asarray(clips), jnp.arange(24) % 8
-wanted, _ = augment(*arguments, Augmentation())
+expected, _ = augment(*arguments, Augmentation())
 key, *arrays = arguments
 found, _ = augment(key, *(jax.device_put(a, sharding) for a in arrays), Augmentation())
 assert found.sharding.is_equivalent_to(sharding, 5), found.sharding
-print(float(jnp.abs(jax.device_get(found) - wanted).max()))
+print(float(jnp.abs(jax.device_get(found) - expected).max()))
 """
 
 

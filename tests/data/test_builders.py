@@ -128,8 +128,8 @@ def test_hmdb51_has_its_three_splits(videos, tmp_path, monkeypatch, split):
         "videos/jump/One, two!.avi", "videos/jump/b.avi",
         "videos/brush_hair/c.avi", "videos/brush_hair/d.avi",
     )  # fmt: skip
-    wanted = {1: ({one, c}, {b}), 2: ({b, d}, {one})}[split]
-    for name, split_names in zip(("train", "test"), wanted, strict=True):
+    expected = {1: ({one, c}, {b}), 2: ({b, d}, {one})}[split]
+    for name, split_names in zip(("train", "test"), expected, strict=True):
         found = labels(sources.open_source(out, split=name))
         assert set(found) == split_names
         assert all(Path(path).parts[1] == label for path, label in found.items())

@@ -40,11 +40,11 @@ def predicted(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
 def test_scores_are_the_checkpoints(files: tuple, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, exported, video = map(str, files)
     size = ["--size", "32", "--frame-interval", "2"]
-    wanted = predicted(capsys, video, "--checkpoint", checkpoint, *size)
+    expected = predicted(capsys, video, "--checkpoint", checkpoint, *size)
     found = predicted(capsys, video, "--checkpoint", exported)
-    assert found["views"] == wanted["views"] == 2
-    assert [e["index"] for e in found["top"]] == [e["index"] for e in wanted["top"]]
-    scores = [[entry["score"] for entry in one["top"]] for one in (found, wanted)]
+    assert found["views"] == expected["views"] == 2
+    assert [e["index"] for e in found["top"]] == [e["index"] for e in expected["top"]]
+    scores = [[entry["score"] for entry in one["top"]] for one in (found, expected)]
     np.testing.assert_allclose(*scores, atol=1e-5)
     assert scores[0][0] - scores[0][-1] > 1e-3
 

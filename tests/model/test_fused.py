@@ -59,8 +59,8 @@ def draw_clips(config: SqueezeTimeConfig) -> jax.Array:
     return jnp.asarray(np.random.default_rng(1).standard_normal(shape), config.param_dtype)
 
 
-def error(found: jax.Array, wanted: jax.Array) -> float:
-    return float(jnp.abs(found - wanted).max() / jnp.abs(wanted).max())
+def error(found: jax.Array, expected: jax.Array) -> float:
+    return float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
 
 
 @jax.jit
@@ -70,7 +70,7 @@ def both(fused: Fused, clips: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.cache
-def wanted(config: SqueezeTimeConfig) -> tuple[jax.Array, jax.Array]:
+def expected(config: SqueezeTimeConfig) -> tuple[jax.Array, jax.Array]:
     """Feature map and logits of the network itself."""
     graph, state = nnx.split(network(config))
 
@@ -85,7 +85,7 @@ def wanted(config: SqueezeTimeConfig) -> tuple[jax.Array, jax.Array]:
 
 def check(config: SqueezeTimeConfig, form: Form, n: int, bound: float = 1e-5) -> None:
     found = both(fuse(network(config), form), draw_clips(config)[:n])
-    for ours, theirs in zip(found, wanted(config), strict=True):
+    for ours, theirs in zip(found, expected(config), strict=True):
         assert ours.shape == (n, *theirs.shape[1:])
         assert ours.dtype == theirs.dtype
         assert error(ours, theirs[:n]) < bound
@@ -118,7 +118,7 @@ def test_squeezed_clips_are_taken() -> None:
     config = VARIANTS["basic"]
     clips = draw_clips(config)
     found = jax.jit(logits)(fuse(network(config)), squeeze(clips))
-    assert error(found, wanted(config)[1]) < 1e-5
+    assert error(found, expected(config)[1]) < 1e-5
 
 
 def test_no_batch_norm_is_left() -> None:

@@ -21,7 +21,7 @@ def test_halving_is_a_depthwise_convolution(height: int, width: int) -> None:
     layer = DepthwiseHalving(6, CONFIG)
     initialise(layer, nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (2, height, width, 6))
-    wanted = jax.lax.conv_general_dilated(
+    expected = jax.lax.conv_general_dilated(
         x,
         layer.kernel[...][:, :, None, :],
         window_strides=(2, 2),
@@ -29,15 +29,15 @@ def test_halving_is_a_depthwise_convolution(height: int, width: int) -> None:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=6,
     )
-    np.testing.assert_allclose(layer(x), wanted + layer.bias[...], atol=1e-6)
+    np.testing.assert_allclose(layer(x), expected + layer.bias[...], atol=1e-6)
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 7), (7, 13), (14, 5), (3, 1), (1, 4), (56, 40)])
 def test_resizing_interpolates_with_corners_aligned(old: int, new: int) -> None:
     values = np.random.default_rng(0).standard_normal(old)
     positions = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
-    wanted = np.interp(positions, np.arange(old), values)
-    np.testing.assert_allclose(resize_matrix(old, new) @ values, wanted, atol=5e-6)
+    expected = np.interp(positions, np.arange(old), values)
+    np.testing.assert_allclose(resize_matrix(old, new) @ values, expected, atol=5e-6)
 
 
 def test_position_encoding_is_resized_in_both_directions() -> None:

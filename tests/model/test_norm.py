@@ -22,8 +22,8 @@ def draw(*shape: int) -> jax.Array:
 def test_normalises_with_the_biased_and_keeps_the_unbiased_variance() -> None:
     x, norm = np.asarray(draw(4, 5, 6, 3)), norm_of(None)
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    wanted = (x - mean) / np.sqrt(var + 1e-5) * norm.scale[...] + norm.bias[...]
-    np.testing.assert_allclose(norm(jnp.asarray(x)), wanted, atol=2e-6)
+    expected = (x - mean) / np.sqrt(var + 1e-5) * norm.scale[...] + norm.bias[...]
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, atol=2e-6)
     np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * var * 120 / 119, rtol=1e-5)
 
@@ -33,8 +33,8 @@ def test_running_statistics_normalise_in_evaluation_and_stay() -> None:
     norm.mean[...], norm.var[...] = jnp.array([1.0, 2, 3]), jnp.array([4.0, 5, 6])
     norm.eval()
     x = draw(2, 4, 4, 3)
-    wanted = (x - norm.mean[...]) / jnp.sqrt(norm.var[...] + 1e-5) * norm.scale[...]
-    np.testing.assert_allclose(norm(x), wanted + norm.bias[...], atol=2e-6)
+    expected = (x - norm.mean[...]) / jnp.sqrt(norm.var[...] + 1e-5) * norm.scale[...]
+    np.testing.assert_allclose(norm(x), expected + norm.bias[...], atol=2e-6)
     np.testing.assert_array_equal(norm.mean[...], [1, 2, 3])
 
 

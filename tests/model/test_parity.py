@@ -53,9 +53,9 @@ def as_ours(features: "torch.Tensor") -> np.ndarray:
     return features.detach().numpy().transpose(0, 2, 3, 1)
 
 
-def error(found: object, wanted: np.ndarray) -> float:
+def error(found: object, expected: np.ndarray) -> float:
     """Largest difference, relative to the largest value."""
-    return float(np.abs(np.asarray(found) - wanted).max() / np.abs(wanted).max())
+    return float(np.abs(np.asarray(found) - expected).max() / np.abs(expected).max())
 
 
 def test_every_stage_and_the_logits(pair: tuple) -> None:
@@ -104,8 +104,8 @@ def test_gradients_and_statistics_in_training(pair: tuple) -> None:
     ours = to_state_dict(nnx.merge(graph, gradients, rest))
     largest = max(float(p.grad.abs().max()) for p in twin.parameters())
     for name, parameter in twin.named_parameters():
-        wanted = parameter.grad.numpy()
-        np.testing.assert_allclose(ours[name], wanted, rtol=0, atol=5e-12 * largest, err_msg=name)
+        expected = parameter.grad.numpy()
+        np.testing.assert_allclose(ours[name], expected, rtol=0, atol=5e-12 * largest, err_msg=name)
 
     ours = to_state_dict(nnx.merge(graph, params, statistics))
     for name, buffer in twin.named_buffers():

@@ -28,14 +28,14 @@ def test_weighing_the_input_is_weighing_the_kernel(side: int, has_bias: bool) ->
 def test_equation_5_by_hand(weigh: str) -> None:
     x, weights, kernel = draw(0, 2, 3, 4, 3), draw(1, 2, 3), draw(2, 3, 3, 3, 2)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    wanted = np.zeros((2, 3, 4, 2))
-    for n, i, j, o in np.ndindex(wanted.shape):
+    expected = np.zeros((2, 3, 4, 2))
+    for n, i, j, o in np.ndindex(expected.shape):
         window = padded[n, i : i + 3, j : j + 3]
-        wanted[n, i, j, o] = sum(
+        expected[n, i, j, o] = sum(
             weights[n, m] * np.sum(kernel[:, :, m, o] * window[:, :, m]) for m in range(3)
         )
     np.testing.assert_allclose(
-        temporal_focus_conv(x, weights, kernel, weigh=weigh), wanted, atol=1e-5
+        temporal_focus_conv(x, weights, kernel, weigh=weigh), expected, atol=1e-5
     )
 
 
@@ -48,8 +48,8 @@ def test_equal_weights_scale_the_convolution() -> None:
 def test_weights_are_a_gate_computed_from_each_sample_alone() -> None:
     reduce, expand, pooled = draw(0, 6, 6), draw(1, 6, 6), draw(2, 4, 6)
     weights = temporal_focus_weights(pooled, reduce, lambda z: z, expand)
-    wanted = 1 / (1 + np.exp(-(np.maximum(pooled @ reduce, 0) @ expand)))
-    np.testing.assert_allclose(weights, wanted, atol=1e-6)
+    expected = 1 / (1 + np.exp(-(np.maximum(pooled @ reduce, 0) @ expand)))
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
     alone = temporal_focus_weights(pooled[2:3], reduce, lambda z: z, expand)
     np.testing.assert_allclose(weights[2:3], alone, atol=1e-6)
 

@@ -28,6 +28,6 @@ def check_gradient(model: nnx.Module, clips: jax.Array) -> None:
         return value, sum(jax.tree.leaves(products))
 
     (before, _), (_, found), (after, _) = (slope(jnp.asarray(s * 1e-6)) for s in (-1.0, 0.0, 1.0))
-    wanted = float(after - before) / 2e-6
-    assert abs(wanted) > 1e-3
-    assert float(found) == pytest.approx(wanted, rel=1e-6)
+    expected = float(after - before) / 2e-6
+    assert abs(expected) > 1e-3
+    assert float(found) == pytest.approx(expected, rel=1e-6)

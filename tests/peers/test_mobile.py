@@ -121,8 +121,8 @@ def test_x3d_of_pytorchvideo_is_x3d_on_its_training_clips() -> None:
         if path in leaves:
             leaves[path][...] = leaf[...]
     for clips, is_same in (normal(2, 4, 40, 32, 3), True), (normal(2, 4, 50, 42, 3), False):
-        theirs, wanted = (run(model, clips)[0] for model in (hub, ours))
-        assert np.allclose(theirs, wanted, rtol=1e-5, atol=1e-8) == is_same
+        theirs, expected = (run(model, clips)[0] for model in (hub, ours))
+        assert np.allclose(theirs, expected, rtol=1e-5, atol=1e-8) == is_same
 
 
 def test_e3d_refuses_sides_that_the_public_code_fails_on() -> None:

@@ -147,9 +147,11 @@ def test_layer_norms_have_the_published_epsilon(name: str) -> None:
         x = np.random.default_rng(0).standard_normal((4, norm.scale.shape[0]))
         x *= 1e-3  # its variance is near the epsilons
         centred = x - x.mean(-1, keepdims=True)
-        wanted = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON[name])
+        expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON[name])
         norm.bias[...] = jnp.zeros_like(norm.bias[...])
-        np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), wanted, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            norm(jnp.asarray(x, jnp.float32)), expected, rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", DROP_PATH)
@@ -203,8 +205,8 @@ def test_attention_is_a_weighted_mean() -> None:
     bias = jnp.asarray(rng.standard_normal((3, 5, 5)))
     scores = np.einsum("nqhd,nkhd->nhqk", query, key) / 2 + bias
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    wanted = np.einsum("nhqk,nkhd->nqhd", weights, value)
-    np.testing.assert_allclose(attend(query, key, value, bias), wanted, rtol=1e-4, atol=1e-6)
+    expected = np.einsum("nhqk,nkhd->nqhd", weights, value)
+    np.testing.assert_allclose(attend(query, key, value, bias), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_windows_are_cut_and_put_together() -> None:
@@ -285,9 +287,9 @@ def test_features_are_the_normalised_last_map(name: str) -> None:
     def run(model: Transformer, clips: jax.Array) -> tuple[jax.Array, jax.Array]:
         return model.features(clips), model.norm(model.stage_maps(clips)[-1])
 
-    features, wanted = run(model, tiny_clips(2))
+    features, expected = run(model, tiny_clips(2))
     assert features.ndim == 5
-    np.testing.assert_array_equal(features, wanted)
+    np.testing.assert_array_equal(features, expected)
 
 
 @pytest.mark.slow

@@ -102,14 +102,14 @@ def test_published_figures_stand_in_the_docstring(name: str) -> None:
 
 
 def test_recipes_are_the_published_ones() -> None:
-    wanted = {  # epochs, peak of the learning rate, decay, backbone's share of the rate, pooling
+    expected = {  # epochs, peak of the learning rate, decay, backbone's share of the rate, pooling
         "k400:released": (100, 0.12, 7e-5, 1.0, "average"),
         "k400:paper": (100, 0.015, 7e-5, 1.0, "max"),
         "k600:released": (100, 0.12, 3e-5, 1.0, "average"),
         "hmdb51:released": (50, 0.16, 8e-3, 0.1, "average"),
         "hmdb51:paper": (50, 0.015, 1e-2, 1.0, "max"),
     }
-    for name, (epochs, peak, decay, multiplier, pooling) in wanted.items():
+    for name, (epochs, peak, decay, multiplier, pooling) in expected.items():
         experiment = _read(name)
         recipe = experiment.optimizer
         found = (experiment.epochs, recipe.weight_decay, recipe.backbone_multiplier)

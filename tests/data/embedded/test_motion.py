@@ -212,12 +212,12 @@ def test_the_data_set_on_disk(tmp_path):
     with av.open(str(folder / train[0].rsplit(" ", 1)[0])) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
-    wanted, _ = motion.motion_video(
+    expected, _ = motion.motion_video(
         seed=3, split="train", index=8, size=32, num_frames=6, difficulty=0.3
     )
     found = decoded(folder / train[8].rsplit(" ", 1)[0])
     # Half the colour resolution is lost in coding, brightness hardly changes.
-    assert np.abs(found.mean(-1) - wanted.mean(-1)).mean() < 6
+    assert np.abs(found.mean(-1) - expected.mean(-1)).mean() < 6
 
 
 def test_seeds_and_splits_share_nothing():

@@ -67,7 +67,7 @@ def test_assignment_in_the_sample_of_mmaction2(reference: Callable[[str], Path])
 
 
 @pytest.mark.parametrize(
-    ("truth", "proposals", "wanted"),
+    ("truth", "proposals", "expected"),
     [
         (
             f32((0, 0, 100, 100), (50, 50, 150, 150)),
@@ -90,9 +90,9 @@ def test_assignment_in_the_sample_of_mmaction2(reference: Callable[[str], Path])
     ],
 )  # fmt: skip
 def test_assignment_beside_the_reference(
-    truth: np.ndarray, proposals: np.ndarray, wanted: list[int]
+    truth: np.ndarray, proposals: np.ndarray, expected: list[int]
 ) -> None:
-    assert assign(truth, proposals)[0].tolist() == wanted
+    assert assign(truth, proposals)[0].tolist() == expected
 
 
 def test_overlaps_of_the_second_example() -> None:

@@ -12,7 +12,7 @@ from squeezetime_jax.tasks.detection.frames import FolderFrames, Sampling, Video
 
 
 @pytest.mark.parametrize(
-    ("second", "wanted"),
+    ("second", "expected"),
     [
         (902, list(range(30, 91, 4))),
         (903, list(range(60, 121, 4))),
@@ -22,16 +22,16 @@ from squeezetime_jax.tasks.detection.frames import FolderFrames, Sampling, Video
         (1799, list(range(26940, 27001, 4))),
     ],
 )
-def test_frames_of_a_second(second: int, wanted: list[int]) -> None:
-    assert Sampling().numbers(second).tolist() == wanted
-    earlier = [max(number - 1, 1) for number in wanted]
+def test_frames_of_a_second(second: int, expected: list[int]) -> None:
+    assert Sampling().numbers(second).tolist() == expected
+    earlier = [max(number - 1, 1) for number in expected]
     assert Sampling(frame_offset=0).numbers(second).tolist() == earlier
 
 
 def test_training_moves_each_frame_by_itself() -> None:
     drawn = Sampling().numbers(902, np.random.RandomState(0))
-    wanted = [28, 35, 37, 40, 47, 51, 55, 59, 61, 67, 69, 74, 76, 83, 86, 88]
-    assert drawn.tolist() == wanted
+    expected = [28, 35, 37, 40, 47, 51, 55, 59, 61, 67, 69, 74, 76, 83, 86, 88]
+    assert drawn.tolist() == expected
     many = np.stack([Sampling().numbers(950, np.random.default_rng(k)) for k in range(200)])
     moved = many - Sampling().numbers(950)
     assert (moved.min(), moved.max()) == (-2, 1)

@@ -194,9 +194,9 @@ def test_a_recogniser_is_adapted_and_it_is_said(tmp_path, caplog) -> None:
     recogniser = SqueezeTime(SqueezeTimeConfig.tiny(branches="tfc"), nnx.Rngs(1))
     path = tmp_path / "k400.pth"
     convert.to_torch_file(path, recogniser)
-    wanted = {"num_classes": 7, "strides": (1, 2, 2, 1)}
+    expected = {"num_classes": 7, "strides": (1, 2, 2, 1)}
     with caplog.at_level(logging.WARNING):
-        model = weights.load_detector(path, **wanted)
+        model = weights.load_detector(path, **expected)
     assert "a new head of (7, 16) drawn" in caplog.text
     assert "layer4.0.downsample" in caplog.text
     assert "the stage keeps its resolution" in caplog.text
@@ -210,7 +210,7 @@ def test_a_recogniser_is_adapted_and_it_is_said(tmp_path, caplog) -> None:
     with pytest.raises(CheckpointError, match="mismatched"):
         weights.load_detector(path)
     store.save_model(tmp_path / "ours", recogniser)
-    again = weights.load_detector(tmp_path / "ours", **wanted)
+    again = weights.load_detector(tmp_path / "ours", **expected)
     np.testing.assert_array_equal(again.stem.conv.kernel[...], model.stem.conv.kernel[...])
 
 

@@ -43,8 +43,8 @@ def test_every_pickle_protocol(tmp_path: Path, protocol: int, kind: object) -> N
     corner = rng.uniform(0, 0.5, (200, 2))
     boxes = np.hstack([corner, corner + 0.1, rng.uniform(size=(200, 1))]).astype(kind)
     path = tmp_path / "p.pkl"
-    wanted = {"a,b,0902": boxes, "c,1798": np.asfortranarray(boxes[:3]), "d,0903": boxes[:0]}
-    path.write_bytes(pickle.dumps(wanted, protocol=protocol))
+    expected = {"a,b,0902": boxes, "c,1798": np.asfortranarray(boxes[:3]), "d,0903": boxes[:0]}
+    path.write_bytes(pickle.dumps(expected, protocol=protocol))
     found = read_proposals(path)
     assert found.frames() == [("a,b", 902), ("c", 1798), ("d", 903)]
     np.testing.assert_array_equal(found.all_of(("a,b", 902)), boxes.astype(np.float64))

@@ -144,12 +144,12 @@ def test_gradients_are_finite_without_a_positive_prior() -> None:
 
 
 def test_the_quality_loss_is_least_where_the_rating_is_the_overlap() -> None:
-    wanted = assign(jnp.array([128.0]), *instances([(64, 192, 1)]), 256)
+    expected = assign(jnp.array([128.0]), *instances([(64, 192, 1)]), 256)
     distances = jnp.array([[[32.0, 32.0]]])  # half of the instance
 
     def part(rating: float) -> float:
         logit = jnp.log(rating / (1 - rating))
-        return float(losses.quality_loss(jnp.full((1, 1), logit), distances, wanted).sum())
+        return float(losses.quality_loss(jnp.full((1, 1), logit), distances, expected).sum())
 
     assert part(0.5) == pytest.approx(np.log(2))
     assert part(0.5) < min(part(0.45), part(0.55))
